@@ -1,0 +1,78 @@
+"""What the network is trained on: a squared error between what it said and what it should have said."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .diffusion import GaussianDiffusion
+
+Model = Callable[..., Tensor]  # model(x_t, t, labels=None) -> (B, C, H, W)
+WEIGHTINGS = ("uniform", "min_snr")
+
+
+# Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4
+def min_snr_weight(diffusion: GaussianDiffusion, t: Tensor, gamma: float = 5.0) -> Tensor:
+    """Weight (B,), float64, that caps how much the nearly clean timesteps count.
+
+    min(SNR, γ) is the weight of the error in x_0; an error in ε or in v is that error times 1/SNR or 1/(SNR + 1).
+    Raises ValueError unless gamma > 0.
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma of the min-SNR weight must be above 0, not {gamma}; the paper uses 5")
+    snr = diffusion.snr(t)
+    divisor = {"epsilon": snr, "x0": torch.ones_like(snr), "v": snr + 1}[diffusion.prediction]
+    return snr.clamp(max=gamma) / divisor
+
+
+# DDPM equation 14, L_simple, for any of the three targets
+def noise_prediction_loss(
+    diffusion: GaussianDiffusion, model: Model, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, *,
+    weighting: str = "uniform", gamma: float = 5.0, reduction: str = "mean",
+) -> Tensor:
+    """Mean squared error of the network on noised pictures.
+
+    x_0, noise (B, C, H, W), t int64 (B,), labels int64 (B,) or None. weighting: "uniform" (DDPM's L_simple) or "min_snr".
+    Returns a number, or (B,) with reduction="none". Raises ValueError for an unknown weighting or reduction, a model
+    that answers in another shape, and pictures that hold NaN.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"unknown loss weighting {weighting!r}; known are {', '.join(WEIGHTINGS)}")
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"unknown reduction {reduction!r}; use 'mean' or 'none'")
+    x_t = diffusion.q_sample(x_0, t, noise)                                # (B, C, H, W)
+    t_model = t.to(x_t.device)
+    output = model(x_t, t_model) if labels is None else model(x_t, t_model, labels)
+    if output.shape != x_t.shape:
+        raise ValueError(f"the model answered with shape {tuple(output.shape)} to pictures of shape {tuple(x_t.shape)}; they must be equal")
+    error = (output.float() - diffusion.target(x_0, noise, t)).square()    # float(): autocast may answer in bfloat16
+    loss = error.flatten(1).mean(dim=1)                                    # (B,)
+    if weighting == "min_snr":
+        loss = loss * min_snr_weight(diffusion, t, gamma).to(loss.dtype).to(loss.device)
+    return loss.mean() if reduction == "mean" else loss
+
+
+@torch.no_grad()
+def loss_per_timestep(
+    diffusion: GaussianDiffusion, model: Model, x_0: Tensor, timesteps: Sequence[int], *, seed: int = 0,
+    labels: Tensor | None = None, target: str | None = "epsilon",
+) -> Tensor:
+    """Mean squared error of the network at each of `timesteps`, over the pictures x_0 (B, C, H, W), which stay the same.
+
+    The same noise (from `seed`) is used at every timestep. target: what the error is measured in, "epsilon", "x0" or "v",
+    whatever the network predicts; None for what it predicts. Returns (len(timesteps),), float32 on the CPU.
+    """
+    if not torch.isfinite(x_0).all():
+        raise ValueError("the pictures hold NaN or infinite pixels; find and remove them (torch.isfinite tells where)")
+    measured = GaussianDiffusion(diffusion.betas, target or diffusion.prediction)
+    translate = {"epsilon": diffusion.predict_epsilon, "x0": diffusion.predict_x0, "v": diffusion.predict_v}[measured.prediction]
+    noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(x_0)
+
+    def in_target(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        output = model(x_t, t) if labels is None else model(x_t, t, labels)
+        return translate(output, x_t, t)
+
+    return torch.stack([
+        noise_prediction_loss(measured, in_target, x_0, torch.full((len(x_0),), int(t)), noise, labels).cpu()
+        for t in timesteps
+    ])

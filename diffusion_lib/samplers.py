@@ -1,0 +1,236 @@
+"""From noise to pictures: four samplers with one signature.
+
+    for step in ddim(diffusion, model, shape=(16, 3, 32, 32), steps=50, seeds=range(16)):
+        ...                                  # step.t, step.x_t, step.x0_hat: watch it happen
+    pictures = step.x_t                      # the last step has t = -1
+
+A sampler is a generator. It yields one `Step` per transition, x_t being what entered it, and then a last one with the
+finished picture; what to do with the steps (a plot, a progress bar, nothing) is the caller's business.
+
+All four think in the same order: ask the network, turn its answer into x̂_0, clip x̂_0 to [-1, 1], then step.
+Clipping comes before the step is built from x̂_0; clipping afterwards, or not at all, is a classic mistake (notebook 05).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .diffusion import GaussianDiffusion
+
+Model = Callable[..., Tensor]  # model(x_t, t) -> (B, C, H, W), t int64 (B,)
+
+
+class Step(NamedTuple):
+    """One moment of sampling."""
+
+    t: int  # timestep of x_t; -1 for the finished picture
+    x_t: Tensor  # (B, C, H, W): what entered this step (the picture itself in the last Step)
+    x0_hat: Tensor  # (B, C, H, W): the guess of the clean picture made from x_t
+    evaluations: int  # network evaluations spent so far, this step's included
+
+
+def timesteps_trailing(T: int, steps: int) -> list[int]:
+    """`steps` timesteps from T-1 down, evenly spaced so that the first is always T-1 (Lin et al. 2024, "trailing").
+
+    Rounded as diffusers rounds them. Raises ValueError unless 1 <= steps <= T.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
+        raise ValueError(f"steps must be a whole number from 1 to {T} (the number of training timesteps), not {steps!r}")
+    return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
+
+
+def _device_of(model: Model) -> torch.device:
+    """Where the model's weights are; a plain function without weights works on the CPU."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return getattr(model, "device", torch.device("cpu")) if parameter is None else parameter.device
+
+
+class _Noise:
+    """One generator per seed, drawn on the CPU: seed 7 gives the same noise in any batch and on any device."""
+
+    def __init__(self, model: Model, shape: Sequence[int], seeds: Sequence[int] | None, x_T: Tensor | None) -> None:
+        if len(shape) < 2 or min(shape) < 1:
+            raise ValueError(f"shape must be (number of pictures, channels, height, width), not {tuple(shape)}")
+        seeds = list(range(shape[0])) if seeds is None else [int(s) for s in seeds]
+        if len(seeds) != shape[0]:
+            raise ValueError(f"{len(seeds)} seeds for {shape[0]} pictures; give one seed a picture, seeds=range({shape[0]}) say")
+        if x_T is not None and tuple(x_T.shape) != tuple(shape):
+            raise ValueError(f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for")
+        self.device = x_T.device if x_T is not None else _device_of(model)
+        self.dtype = torch.float32 if x_T is None else x_T.dtype
+        self.one = tuple(shape[1:])
+        self.generators = [torch.Generator().manual_seed(s) for s in seeds]
+        self.x_T = self.draw() if x_T is None else x_T
+
+    def draw(self) -> Tensor:
+        noise = torch.stack([torch.randn(self.one, generator=g) for g in self.generators])
+        return noise.to(self.dtype).to(self.device)
+
+
+def _guess(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip: bool) -> Tensor:
+    """x̂_0 (B, C, H, W): one network evaluation, clipped to [-1, 1] if asked."""
+    batch_t = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
+    output = model(x_t, batch_t)
+    x0_hat = diffusion.predict_x0(output.to(x_t.dtype), x_t, batch_t)
+    return x0_hat.clamp(-1, 1) if clip else x0_hat
+
+
+def _finished(x: Tensor, evaluations: int) -> Step:
+    if not torch.isfinite(x).all():
+        raise RuntimeError("sampling ended in NaN or infinite pixels: the model's weights are broken; sample an earlier checkpoint, or train with a lower learning rate")
+    return Step(-1, x, x, evaluations)
+
+
+def _alphas_sigmas(diffusion: GaussianDiffusion, ts: list[int]) -> tuple[list[float], list[float]]:
+    """√ᾱ and √(1-ᾱ) at each timestep, and 1 and 0 for the clean picture at the end."""
+    alphas_cumprod = [float(diffusion.alphas_cumprod[t]) for t in ts] + [1.0]
+    return [math.sqrt(a) for a in alphas_cumprod], [math.sqrt(1 - a) for a in alphas_cumprod]
+
+
+# DDPM algorithm 2, with the reverse step written as x̂_0 → clip → posterior mean (equation 7) → noise
+@torch.no_grad()
+def ddpm(
+    diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+) -> Iterator[Step]:
+    """Ancestral sampling (Ho et al. 2020): fresh noise after every step but the last.
+
+    shape (B, C, H, W); steps from 1 to T network evaluations; seeds, one a picture (0 … B-1 when left out); x_T, the noise
+    to start from (drawn from the seeds when left out); clip x̂_0 to [-1, 1] before it is used. Yields `Step`s.
+    The variance is the posterior's own ("fixed small" in diffusers). Raises ValueError for steps outside 1 … T.
+    """
+    ts = timesteps_trailing(diffusion.T, steps)
+    noise = _Noise(model, shape, seeds, x_T)
+    x = noise.x_T
+    for i, (t, t_prev) in enumerate(zip(ts, [*ts[1:], -1], strict=True)):
+        x0_hat = _guess(diffusion, model, x, t, clip)                       # 1. what is the picture?   2. clip
+        yield Step(t, x, x0_hat, i + 1)
+        mean, variance = diffusion.q_posterior(x0_hat, x, torch.tensor([t]), torch.tensor([t_prev]))  # 3. the mean
+        x = mean + variance.sqrt() * noise.draw() if t_prev >= 0 else mean  # 4. noise, but none after the last step
+    yield _finished(x, len(ts))
+
+
+# DDIM equation 12 with σ = 0
+@torch.no_grad()
+def ddim(
+    diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+) -> Iterator[Step]:
+    """Deterministic sampling (Song et al. 2021): the seed decides x_T, and x_T decides the picture.
+
+    Arguments, yields and errors as `ddpm`. The noise direction is taken from the clipped x̂_0 (diffusers'
+    `use_clipped_model_output=True`), so that x_t keeps the noise level that t promises. First order: halving the step
+    halves the error.
+    """
+    ts = timesteps_trailing(diffusion.T, steps)
+    alpha, sigma = _alphas_sigmas(diffusion, ts)
+    x = _Noise(model, shape, seeds, x_T).x_T
+    for i, t in enumerate(ts):
+        x0_hat = _guess(diffusion, model, x, t, clip)
+        yield Step(t, x, x0_hat, i + 1)
+        epsilon_hat = (x - alpha[i] * x0_hat) / sigma[i]
+        x = alpha[i + 1] * x0_hat + sigma[i + 1] * epsilon_hat
+    yield _finished(x, len(ts))
+
+
+# Heun's rule (Karras et al. 2022, "Elucidating the Design Space", algorithm 1), here on x̂_0 so that ᾱ = 0 is no special case
+@torch.no_grad()
+def heun(
+    diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+) -> Iterator[Step]:
+    """Look, step, look again, and repeat the step with the average of both guesses.
+
+    Arguments, yields and errors as `ddpm`. Two network evaluations a step (`steps` counts steps), one in the last, which
+    lands on the guess itself. Second order: halving the step quarters the error.
+    """
+    ts = timesteps_trailing(diffusion.T, steps)
+    alpha, sigma = _alphas_sigmas(diffusion, ts)
+    x = _Noise(model, shape, seeds, x_T).x_T
+    evaluations = 0
+    for i, t in enumerate(ts):
+        x0_hat = _guess(diffusion, model, x, t, clip)
+        evaluations += 1
+        yield Step(t, x, x0_hat, evaluations)
+        ratio = sigma[i + 1] / sigma[i]
+        x_next = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * x0_hat     # DDIM's step
+        if i + 1 < len(ts):
+            second = _guess(diffusion, model, x_next, ts[i + 1], clip)
+            evaluations += 1
+            x_next = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * (x0_hat + second) / 2
+        x = x_next
+    yield _finished(x, evaluations)
+
+
+# Lu et al. 2022, "DPM-Solver++", algorithm 2 (2M, data prediction, midpoint)
+@torch.no_grad()
+def dpm_solver_pp(
+    diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+) -> Iterator[Step]:
+    """DDIM's step with x̂_0 extrapolated from this guess and the last: second order at one evaluation a step.
+
+    Arguments, yields and errors as `ddpm`. The first and the last step are DDIM's.
+    """
+    ts = timesteps_trailing(diffusion.T, steps)
+    alpha, sigma = _alphas_sigmas(diffusion, ts)
+    x = _Noise(model, shape, seeds, x_T).x_T
+    lam = [math.log(a / s) if a > 0 and s > 0 else math.copysign(math.inf, a - s) for a, s in zip(alpha, sigma, strict=True)]
+    previous = None
+    for i, t in enumerate(ts):
+        x0_hat = _guess(diffusion, model, x, t, clip)
+        yield Step(t, x, x0_hat, i + 1)
+        data = x0_hat
+        if previous is not None and i + 1 < len(ts):
+            r = (lam[i] - lam[i - 1]) / (lam[i + 1] - lam[i])               # length of the last step over this one's
+            data = x0_hat + (x0_hat - previous) / (2 * r)                   # r = ∞ after a start at ᾱ = 0: plain DDIM
+        ratio = sigma[i + 1] / sigma[i]
+        x = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * data
+        previous = x0_hat
+    yield _finished(x, len(ts))
+
+
+SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
+    "ddpm": ddpm, "ddim": ddim, "heun": heun, "dpm_solver_pp": dpm_solver_pp,
+}
+
+
+def last_step(steps: Iterator[Step]) -> Step:
+    """Run a sampler to its end and return its last `Step`: `last_step(ddim(…)).x_t` is the pictures."""
+    for step in steps:
+        pass
+    return step
+
+
+# Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6, with s = 1 + w
+def guided(model: Model, labels: Tensor | int, scale: float, null_label: int | None = None) -> Model:
+    """A model that asks for `labels`: ε_u + s (ε_c - ε_u). s = 0 is unconditional, 1 conditional, more exaggerates.
+
+    labels: one class for all pictures, or int64 (B,). null_label: the class that means "no class", K (the number of
+    classes) when left out. The formula is the same for ε, x_0 and v, which are linear in each other.
+    Raises ValueError for a negative scale and for a label that the model does not have.
+    """
+    if not (scale >= 0 and math.isfinite(scale)):
+        raise ValueError(f"guidance scale must be 0 or more, not {scale}; 0 ignores the class, 1 asks for it, 2 to 5 insists")
+    classes = getattr(model, "num_classes", None)
+    null = classes if null_label is None else null_label
+    if null is None:
+        raise ValueError("the model knows no classes (num_classes is None), so there is nothing to guide it to")
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    if int(labels.min()) < 0 or int(labels.max()) >= null:
+        raise ValueError(f"class labels must lie in 0 … {null - 1}, not {labels.flatten().tolist()[:5]}")
+
+    def guided_model(x_t: Tensor, t: Tensor, _: Tensor | None = None) -> Tensor:
+        wanted = labels.to(x_t.device).expand(len(x_t))
+        nothing = torch.full_like(wanted, null)
+        if scale in (0, 1):
+            return model(x_t, t, wanted if scale == 1 else nothing)
+        conditional, unconditional = model(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([wanted, nothing])).chunk(2)
+        return unconditional + scale * (conditional - unconditional)
+
+    guided_model.device = _device_of(model)
+    return guided_model
