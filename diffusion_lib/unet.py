@@ -241,13 +241,12 @@ def check_settings(config: dict, widths: list[int], groups: int) -> None:
     for name in ("image_size", "in_channels", "out_channels", "channels", "blocks_per_level", "patch_size"):
         if config[name] < 1:
             raise ValueError(f"{name} is {config[name]}; it must be at least 1.")
-    if not widths or min(widths) < 1:
-        raise ValueError(f"channel_mults is {config['channel_mults']}; give one whole number from 1 up per level.")
+    mults = config["channel_mults"]
+    if not mults or mults[0] != 1 or min(mults) < 1:
+        raise ValueError(f"channel_mults is {mults}; give one whole number per level, the first of them 1.")
     if len(config["attention"]) != len(widths):
-        raise ValueError(
-            f"attention has {len(config['attention'])} entries but channel_mults has {len(widths)} levels; "
-            "give one True or False per level."
-        )
+        raise ValueError(f"attention has {len(config['attention'])} entries but channel_mults has {len(widths)} levels; "
+                         "give one True or False per level.")
     factor = config["patch_size"] * 2 ** (len(widths) - 1)
     if config["image_size"] % factor:
         raise ValueError(
@@ -260,10 +259,8 @@ def check_settings(config: dict, widths: list[int], groups: int) -> None:
         raise ValueError(f"freq_shift {config['freq_shift']} needs more than {config['channels']} channels.")
     for width in widths:
         if groups < 1 or width % groups:
-            raise ValueError(
-                f"norm_num_groups {groups} does not divide a level's {width} channels; "
-                f"set norm_num_groups={math.gcd(*widths)} or another divisor of {math.gcd(*widths)}."
-            )
+            raise ValueError(f"norm_num_groups {groups} does not divide a level's {width} channels; "
+                             f"use a divisor of {math.gcd(*widths)}.")
     head = config["attention_head_dim"]
     attending = [width for width, yes in zip(widths, config["attention"], strict=True) if yes] + widths[-1:]
     for width in attending:
@@ -288,10 +285,8 @@ def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> Non
         raise ValueError(f"pictures have shape {tuple(x.shape)}; this network takes (B, {', '.join(map(str, want))}).")
     for name, tensor in [("t", t)] + [("labels", labels)] * (labels is not None):
         if tensor.dtype != torch.int64 or tensor.shape != x.shape[:1]:
-            raise ValueError(
-                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be torch.int64 of shape "
-                f"({len(x)},), one number a picture."
-            )
+            got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            raise ValueError(f"{name} is {got}; it must be torch.int64 of shape ({len(x)},), one number a picture.")
     if labels is None:
         return
     if model.num_classes is None:
@@ -299,7 +294,5 @@ def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> Non
     if labels.device.type == "cpu" and len(labels):
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high > model.num_classes:
-            raise ValueError(
-                f"labels run from {low} to {high}; they must lie in 0 ... {model.num_classes} "
-                f"({model.num_classes} means no label)."
-            )
+            raise ValueError(f"labels run from {low} to {high}; the network knows 0 ... {model.num_classes - 1}, "
+                             f"and {model.num_classes} for no label.")
