@@ -245,7 +245,8 @@ def check_settings(config: dict, widths: list[int], groups: int) -> None:
     if not mults or mults[0] != 1 or min(mults) < 1:
         raise ValueError(f"channel_mults is {mults}; give one whole number per level, the first of them 1.")
     if len(config["attention"]) != len(widths):
-        raise ValueError(f"attention has {len(config['attention'])} entries, channel_mults {len(widths)}: one True or False per level.")
+        given = len(config["attention"])
+        raise ValueError(f"attention has {given} entries, channel_mults {len(widths)}: one True or False per level.")
     factor = config["patch_size"] * 2 ** (len(widths) - 1)
     if config["image_size"] % factor:
         raise ValueError(
