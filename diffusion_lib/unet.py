@@ -150,8 +150,9 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.config |= {"channel_mults": list(channel_mults), "attention": [bool(a) for a in attention]}
         groups = min(32, max(1, channels // 4)) if norm_num_groups is None else norm_num_groups
+        self.config |= {"channel_mults": list(channel_mults), "attention": [bool(yes) for yes in attention]}
+        self.config |= {"norm_num_groups": groups}
         widths = [channels * mult for mult in channel_mults]
         check_settings(self.config, widths, groups)
 
