@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 from .checkpoint import load_model
 from .data import load_data, to_uint8
 from .diffusion import GaussianDiffusion
-from .plots import save_grid, save_images
 from .runs import pick_device
 from .samplers import SAMPLERS, ddim, guided, last_step
 from .schedules import make_betas
@@ -39,6 +38,8 @@ class SampleGrid:
     def __call__(self, trainer: Trainer) -> None:
         if trainer.step % self.every and trainer.step != trainer.config.steps:
             return
+        from .plots import save_grid
+
         model = trainer.ema_model
         shape = (self.count, *trainer.images.shape[1:])
         if getattr(model, "num_classes", None):
@@ -88,6 +89,8 @@ def train(arguments: argparse.Namespace) -> None:
 
 def sample(arguments: argparse.Namespace) -> None:
     """Draw pictures, one a seed."""
+    from .plots import save_grid, save_images
+
     if arguments.n < 1:
         raise ValueError(f"--n must be at least 1, not {arguments.n}")
     if not (arguments.out or arguments.grid):
@@ -141,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--learning-rate", type=float)
     p.add_argument("--out", help="run folder (runs/CONFIG)")
     p.add_argument("--resume", action="store_true", help="go on from the run folder's newest checkpoint")
-    p.add_argument("--sample-every", type=int, default=500, help="steps between grids of samples in the run folder")
+    p.add_argument("--sample-every", type=int, default=1000, help="steps between grids of samples in the run folder")
     p.set_defaults(run=train)
 
     p = commands.add_parser("sample", help="draw pictures")
