@@ -282,7 +282,8 @@ def load_diffusers(folder: Path | str) -> tuple[UNet, GaussianDiffusion]:
             unet_folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except Exception as error:  # diffusers and safetensors raise a dozen kinds
-        raise ValueError(f"{unet_folder} could not be read, it may be damaged: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:200]  # a whole page, now and then
+        raise ValueError(f"{unet_folder}: weights damaged, or not made for its config.json: {reason}") from error
     lacking = info["missing_keys"] + info["unexpected_keys"]
     if lacking:
         raise ValueError(f"{unet_folder / WEIGHTS} does not fit config.json in {len(lacking)} weights: {lacking[0]} …")
