@@ -1,4 +1,4 @@
-"""The forward process and the algebra around it: what noise does to a picture, and how ε, x_0 and v turn into each other.
+"""The forward process and the algebra around it: what noise does to a picture; how ε, x_0 and v turn into each other.
 
 The index. Code counts timesteps t = 0 … T-1; the paper's t is the code's t + 1. So `alphas_cumprod[0]` belongs to the
 first, slightest noising, and the clean picture itself has no index (samplers call it t = -1). It is so everywhere here.
@@ -29,14 +29,17 @@ class GaussianDiffusion:
         wrong = ~((betas > 0) & (betas <= 1))
         if wrong.any():
             t = int(wrong.nonzero()[0])
-            raise ValueError(f"betas[{t}] = {betas[t].item()} lies outside (0, 1]; each beta is a variance, try 1e-4 to 0.02")
+            raise ValueError(f"betas[{t}] = {betas[t].item()} lies outside (0, 1]; "
+                             "each beta is a variance, try 1e-4 to 0.02")
         if (betas[:-1] == 1).any():
             t = int((betas[:-1] == 1).nonzero()[0])
-            raise ValueError(f"betas[{t}] = 1 before the last step: nothing is left for the steps after it; only betas[-1] may be 1")
+            raise ValueError(f"betas[{t}] = 1 before the last step: nothing is left for the steps after it; "
+                             "only betas[-1] may be 1")
         if prediction not in PREDICTIONS:
             raise ValueError(f"unknown prediction {prediction!r}; a network can predict {', '.join(PREDICTIONS)}")
         if betas[-1] == 1 and prediction == "epsilon":
-            raise ValueError("the last beta is 1 (zero terminal SNR), where the noise says nothing about the picture; use prediction='v'")
+            raise ValueError("the last beta is 1 (zero terminal SNR), where the noise says nothing about the picture; "
+                             "use prediction='v'")
         self.betas = betas
         self.alphas = 1 - betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
@@ -59,7 +62,8 @@ class GaussianDiffusion:
             shown = t.flatten().tolist() if t.numel() < 5 else f"{t.min().item()} … {t.max().item()}"
             raise ValueError(f"timestep t must be whole numbers in 0 … {self.T - 1}, not {shown}")
         alphas_cumprod = self.alphas_cumprod[t].reshape(-1, *[1] * (like.ndim - 1))
-        return alphas_cumprod.sqrt().to(like.dtype).to(like.device), (1 - alphas_cumprod).sqrt().to(like.dtype).to(like.device)
+        alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+        return alpha.to(like.dtype).to(like.device), sigma.to(like.dtype).to(like.device)
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio ᾱ_t / (1-ᾱ_t), float64 (B,) (Kingma et al. 2021, equation 2)."""
@@ -70,16 +74,20 @@ class GaussianDiffusion:
 
     # equation 4 of DDPM: q(x_t | x_0) = N(√ᾱ_t x_0, (1 - ᾱ_t) I)
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε: all t + 1 noising steps in one. x_0 and noise (B, C, H, W); returns the same shape.
+        """x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε: all t + 1 noising steps in one. x_0, noise (B, C, H, W); returns the same shape.
 
         Raises ValueError for images that are not floating point (scale them to [-1, 1] first) or of another shape than
         the noise.
         """
         if not x_0.is_floating_point():
-            raise ValueError(f"x_0 holds {x_0.dtype} pixels; scale pictures to floats in [-1, 1] first (diffusion_lib.to_float)")
+            raise ValueError(f"x_0 holds {x_0.dtype} pixels; "
+                             "scale pictures to floats in [-1, 1] first (diffusion_lib.to_float)")
         if noise.shape != x_0.shape:
-            raise ValueError(f"noise has shape {tuple(noise.shape)}, the pictures {tuple(x_0.shape)}; draw torch.randn_like(x_0)")
+            raise ValueError(f"noise has shape {tuple(noise.shape)}, the pictures {tuple(x_0.shape)}; "
+                             "draw torch.randn_like(x_0)")
         alpha, sigma = self.alpha_sigma(t, x_0)              # (B, 1, 1, 1) each
+        if len(alpha) not in (1, len(x_0)):
+            raise ValueError(f"{len(alpha)} timesteps t for {len(x_0)} pictures; give one t a picture, shape (B,)")
         return alpha * x_0 + sigma * noise                   # (B, C, H, W)
 
     # equations 6 and 7 of DDPM: q(x_{t-1} | x_t, x_0) = N(mean, variance I)
@@ -91,7 +99,7 @@ class GaussianDiffusion:
         t = torch.as_tensor(t).cpu()
         t_prev = t - 1 if t_prev is None else torch.as_tensor(t_prev).cpu()
         now = self.alphas_cumprod[t]                         # ᾱ_t
-        before = torch.where(t_prev >= 0, self.alphas_cumprod[t_prev.clamp(min=0)], 1.0)  # ᾱ_prev, 1 for the clean picture
+        before = torch.where(t_prev >= 0, self.alphas_cumprod[t_prev.clamp(min=0)], 1.0)  # ᾱ_prev, 1: clean picture
         alpha = now / before                                 # α_t, of several steps at once if t_prev < t - 1
         x_0_weight = before.sqrt() * (1 - alpha) / (1 - now)
         x_t_weight = alpha.sqrt() * (1 - before) / (1 - now)
@@ -141,7 +149,7 @@ class GaussianDiffusion:
     # -- saving ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
-        """Plain numbers for a checkpoint: {"betas": list of T floats, "prediction": str}. float64 survives JSON exactly."""
+        """Plain numbers for a checkpoint: {"betas": T floats, "prediction": str}. float64 survives JSON exactly."""
         return {"betas": self.betas.tolist(), "prediction": self.prediction}
 
     @classmethod

@@ -7,11 +7,11 @@ from torch import nn
 
 
 class EMA:
-    """A slowly following copy of a model, whose memory is a share of the run so far (after Karras et al. 2024, section 3.1).
+    """A slowly following copy of a model, whose memory is a share of the run so far (Karras et al. 2024, section 3.1).
 
     model: the network that trains. half_life: the share of the steps so far after which a weight's influence has
-    halved; 0.05 after 1,000 steps is a half-life of 50 steps. A fixed decay such as 0.9999 would remember the random start
-    for tens of thousands of steps; growing with the run, the average is warmed up by construction.
+    halved; 0.05 after 1,000 steps is a half-life of 50 steps. A fixed decay such as 0.9999 would remember the random
+    start for tens of thousands of steps; growing with the run, the average is warmed up by construction.
 
     `ema.model` is the copy, in eval mode and without gradients. Raises ValueError unless 0 < half_life < 1.
     """

@@ -14,7 +14,7 @@ class IdealDenoiser:
     endless source it is *not* the best possible, and a trained network beats it (notebook 04).
 
     images: (N, C, H, W) floats in [-1, 1]. Callable like a network, `model(x_t, t)`, it answers in the language of
-    `diffusion.prediction`. Cost: N · C · H · W multiply-adds a picture, in float64 (near t = 0 the exponents reach 10⁷).
+    `diffusion.prediction`. Cost: N · C · H · W multiply-adds a picture, in float64 (near t = 0 exponents reach 10⁷).
     Raises ValueError for an empty set, NaN, or pictures of another shape.
     """
 
@@ -24,7 +24,8 @@ class IdealDenoiser:
         if images.ndim != 4 or len(images) == 0:
             raise ValueError(f"images must be (N, C, H, W) with N of at least 1, not {tuple(images.shape)}")
         if not images.is_floating_point():
-            raise ValueError(f"images hold {images.dtype} pixels; scale them to floats in [-1, 1] first (diffusion_lib.to_float)")
+            raise ValueError(f"images hold {images.dtype} pixels; "
+                             "scale them to floats in [-1, 1] first (diffusion_lib.to_float)")
         if not torch.isfinite(images).all():
             raise ValueError("images hold NaN or infinite pixels; remove them first (torch.isfinite tells where)")
         self.diffusion, self.shape = diffusion, tuple(images.shape[1:])
@@ -34,7 +35,8 @@ class IdealDenoiser:
     def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
         """How likely each training picture led to x_t: (B, N), float64, rows sum to 1."""
         if tuple(x_t.shape[1:]) != self.shape:
-            raise ValueError(f"x_t has pictures of shape {tuple(x_t.shape[1:])}, the training pictures have {self.shape}")
+            raise ValueError(f"x_t has pictures of shape {tuple(x_t.shape[1:])}, the known ones have {self.shape}; "
+                             "give it that shape")
         alpha, sigma = self.diffusion.alpha_sigma(t, self.half_norms[:1])                # (B, 1) and (B, 1), float64
         alpha, sigma = alpha.reshape(-1, 1), sigma.reshape(-1, 1)
         # -‖x - a y‖² / 2s² without the ‖x‖² that softmax ignores

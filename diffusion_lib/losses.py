@@ -1,5 +1,6 @@
 """What the network is trained on: a squared error between what it said and what it should have said."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -25,6 +26,11 @@ def min_snr_weight(diffusion: GaussianDiffusion, t: Tensor, gamma: float = 5.0) 
     return snr.clamp(max=gamma) / divisor
 
 
+def _check_finite(x_0: Tensor) -> None:
+    if not torch.isfinite(x_0).all():
+        raise ValueError("the pictures hold NaN or infinite pixels; find and remove them (torch.isfinite tells where)")
+
+
 # DDPM equation 14, L_simple, for any of the three targets
 def noise_prediction_loss(
     diffusion: GaussianDiffusion, model: Model, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, *,
@@ -32,20 +38,22 @@ def noise_prediction_loss(
 ) -> Tensor:
     """Mean squared error of the network on noised pictures.
 
-    x_0, noise (B, C, H, W), t int64 (B,), labels int64 (B,) or None. weighting: "uniform" (DDPM's L_simple) or "min_snr".
+    x_0, noise (B, C, H, W), t int64 (B,), labels int64 (B,) or None. weighting: "uniform" (L_simple) or "min_snr".
     Returns a number, or (B,) with reduction="none". Raises ValueError for an unknown weighting or reduction, a model
-    that answers in another shape, and pictures that hold NaN.
+    that answers in another shape, and pictures that hold NaN or infinite pixels.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"unknown loss weighting {weighting!r}; known are {', '.join(WEIGHTINGS)}")
     if reduction not in ("mean", "none"):
         raise ValueError(f"unknown reduction {reduction!r}; use 'mean' or 'none'")
+    _check_finite(x_0)
     x_t = diffusion.q_sample(x_0, t, noise)                                # (B, C, H, W)
     t_model = t.to(x_t.device)
     output = model(x_t, t_model) if labels is None else model(x_t, t_model, labels)
     if output.shape != x_t.shape:
-        raise ValueError(f"the model answered with shape {tuple(output.shape)} to pictures of shape {tuple(x_t.shape)}; they must be equal")
-    error = (output.float() - diffusion.target(x_0, noise, t)).square()    # float(): autocast may answer in bfloat16
+        raise ValueError(f"the model answered {tuple(output.shape)} to pictures of shape {tuple(x_t.shape)}; "
+                         "they must be equal: check its out_channels")
+    error = (output.to(x_0.dtype) - diffusion.target(x_0, noise, t)).square()  # autocast may answer in bfloat16
     loss = error.flatten(1).mean(dim=1)                                    # (B,)
     if weighting == "min_snr":
         loss = loss * min_snr_weight(diffusion, t, gamma).to(loss.dtype).to(loss.device)
@@ -57,15 +65,18 @@ def loss_per_timestep(
     diffusion: GaussianDiffusion, model: Model, x_0: Tensor, timesteps: Sequence[int], *, seed: int = 0,
     labels: Tensor | None = None, target: str | None = "epsilon",
 ) -> Tensor:
-    """Mean squared error of the network at each of `timesteps`, over the pictures x_0 (B, C, H, W), which stay the same.
+    """Mean squared error of the network at each of `timesteps`, over the same pictures x_0 (B, C, H, W).
 
-    The same noise (from `seed`) is used at every timestep. target: what the error is measured in, "epsilon", "x0" or "v",
-    whatever the network predicts; None for what it predicts. Returns (len(timesteps),), float32 on the CPU.
+    The same noise (from `seed`) is used at every timestep. target: what is measured, "epsilon", "x0" or "v",
+    whatever the network predicts; None for what it predicts. Returns (len(timesteps),) on the CPU, dtype of x_0. Raises
+    ValueError for an unknown target, a timestep outside 0 … T-1, and pictures that hold NaN or infinite pixels.
     """
-    if not torch.isfinite(x_0).all():
-        raise ValueError("the pictures hold NaN or infinite pixels; find and remove them (torch.isfinite tells where)")
-    measured = GaussianDiffusion(diffusion.betas, target or diffusion.prediction)
-    translate = {"epsilon": diffusion.predict_epsilon, "x0": diffusion.predict_x0, "v": diffusion.predict_v}[measured.prediction]
+    translations = {"epsilon": diffusion.predict_epsilon, "x0": diffusion.predict_x0, "v": diffusion.predict_v}
+    target = diffusion.prediction if target is None else target
+    if target not in translations:
+        raise ValueError(f"unknown target {target!r}; the error can be measured in {', '.join(translations)}")
+    measured = copy.copy(diffusion)  # not a new one: with zero terminal SNR it would refuse "epsilon"
+    measured.prediction, translate = target, translations[target]
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(x_0)
 
     def in_target(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -8,10 +8,11 @@ A sampler is a generator. It yields one `Step` per transition, x_t being what en
 finished picture; what to do with the steps (a plot, a progress bar, nothing) is the caller's business.
 
 All four think in the same order: ask the network, turn its answer into x̂_0, clip x̂_0 to [-1, 1], then step.
-Clipping comes before the step is built from x̂_0; clipping afterwards, or not at all, is a classic mistake (notebook 05).
+Clipping comes before the step is built from x̂_0; clipping afterwards, or not at all, is a classic mistake.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ def timesteps_trailing(T: int, steps: int) -> list[int]:
     Rounded as diffusers rounds them. Raises ValueError unless 1 <= steps <= T.
     """
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
-        raise ValueError(f"steps must be a whole number from 1 to {T} (the number of training timesteps), not {steps!r}")
+        raise ValueError(f"steps must be a whole number from 1 to {T} (the timesteps of training), not {steps!r}")
     return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
 
 
@@ -57,14 +58,18 @@ class _Noise:
             raise ValueError(f"shape must be (number of pictures, channels, height, width), not {tuple(shape)}")
         seeds = list(range(shape[0])) if seeds is None else [int(s) for s in seeds]
         if len(seeds) != shape[0]:
-            raise ValueError(f"{len(seeds)} seeds for {shape[0]} pictures; give one seed a picture, seeds=range({shape[0]}) say")
+            raise ValueError(f"{len(seeds)} seeds for {shape[0]} pictures; "
+                             f"give one seed a picture, seeds=range({shape[0]}) say")
         if x_T is not None and tuple(x_T.shape) != tuple(shape):
-            raise ValueError(f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for")
+            raise ValueError(f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for; make them one")
+        if x_T is not None and not x_T.is_floating_point():
+            raise ValueError(f"x_T holds {x_T.dtype} numbers; it is noise, torch.randn(shape)")
         self.device = x_T.device if x_T is not None else _device_of(model)
         self.dtype = torch.float32 if x_T is None else x_T.dtype
         self.one = tuple(shape[1:])
         self.generators = [torch.Generator().manual_seed(s) for s in seeds]
-        self.x_T = self.draw() if x_T is None else x_T
+        own = self.draw()  # drawn even if x_T is given: else the first noise of a seed would be that x_T once more
+        self.x_T = own if x_T is None else x_T
 
     def draw(self) -> Tensor:
         noise = torch.stack([torch.randn(self.one, generator=g) for g in self.generators])
@@ -81,7 +86,8 @@ def _guess(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip
 
 def _finished(x: Tensor, evaluations: int) -> Step:
     if not torch.isfinite(x).all():
-        raise RuntimeError("sampling ended in NaN or infinite pixels: the model's weights are broken; sample an earlier checkpoint, or train with a lower learning rate")
+        raise RuntimeError("sampling ended in NaN or infinite pixels: the model's weights are broken; "
+                           "sample an earlier checkpoint, or train with a lower learning rate")
     return Step(-1, x, x, evaluations)
 
 
@@ -99,8 +105,8 @@ def ddpm(
 ) -> Iterator[Step]:
     """Ancestral sampling (Ho et al. 2020): fresh noise after every step but the last.
 
-    shape (B, C, H, W); steps from 1 to T network evaluations; seeds, one a picture (0 … B-1 when left out); x_T, the noise
-    to start from (drawn from the seeds when left out); clip x̂_0 to [-1, 1] before it is used. Yields `Step`s.
+    shape (B, C, H, W); steps from 1 to T network evaluations; seeds, one a picture (0 … B-1 when left out); x_T, the
+    noise to start from (drawn from the seeds when left out); clip x̂_0 to [-1, 1] before it is used. Yields `Step`s.
     The variance is the posterior's own ("fixed small" in diffusers). Raises ValueError for steps outside 1 … T.
     """
     ts = timesteps_trailing(diffusion.T, steps)
@@ -137,7 +143,7 @@ def ddim(
     yield _finished(x, len(ts))
 
 
-# Heun's rule (Karras et al. 2022, "Elucidating the Design Space", algorithm 1), here on x̂_0 so that ᾱ = 0 is no special case
+# Heun's rule (Karras et al. 2022, "Elucidating the Design Space", algorithm 1), on x̂_0 so that ᾱ = 0 is no special case
 @torch.no_grad()
 def heun(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
@@ -145,8 +151,8 @@ def heun(
 ) -> Iterator[Step]:
     """Look, step, look again, and repeat the step with the average of both guesses.
 
-    Arguments, yields and errors as `ddpm`. Two network evaluations a step (`steps` counts steps), one in the last, which
-    lands on the guess itself. Second order: halving the step quarters the error.
+    Arguments, yields and errors as `ddpm`. Two network evaluations a step (`steps` counts steps), one in the last,
+    which lands on the guess itself. Second order: halving the step quarters the error.
     """
     ts = timesteps_trailing(diffusion.T, steps)
     alpha, sigma = _alphas_sigmas(diffusion, ts)
@@ -179,7 +185,8 @@ def dpm_solver_pp(
     ts = timesteps_trailing(diffusion.T, steps)
     alpha, sigma = _alphas_sigmas(diffusion, ts)
     x = _Noise(model, shape, seeds, x_T).x_T
-    lam = [math.log(a / s) if a > 0 and s > 0 else math.copysign(math.inf, a - s) for a, s in zip(alpha, sigma, strict=True)]
+    lam = [math.log(a / s) if a > 0 and s > 0 else math.copysign(math.inf, a - s)    # λ, half the log of the SNR
+           for a, s in zip(alpha, sigma, strict=True)]
     previous = None
     for i, t in enumerate(ts):
         x0_hat = _guess(diffusion, model, x, t, clip)
@@ -201,9 +208,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
 
 def last_step(steps: Iterator[Step]) -> Step:
     """Run a sampler to its end and return its last `Step`: `last_step(ddim(…)).x_t` is the pictures."""
-    for step in steps:
-        pass
-    return step
+    return deque(steps, maxlen=1)[0]
 
 
 # Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6, with s = 1 + w
@@ -215,11 +220,12 @@ def guided(model: Model, labels: Tensor | int, scale: float, null_label: int | N
     Raises ValueError for a negative scale and for a label that the model does not have.
     """
     if not (scale >= 0 and math.isfinite(scale)):
-        raise ValueError(f"guidance scale must be 0 or more, not {scale}; 0 ignores the class, 1 asks for it, 2 to 5 insists")
+        raise ValueError(f"guidance scale must be 0 or more, not {scale}; "
+                         "0 ignores the class, 1 asks for it, 2 to 5 insists")
     classes = getattr(model, "num_classes", None)
     null = classes if null_label is None else null_label
     if null is None:
-        raise ValueError("the model knows no classes (num_classes is None), so there is nothing to guide it to")
+        raise ValueError("the model knows no classes (num_classes=None), so it cannot be guided; sample it as it is")
     labels = torch.as_tensor(labels, dtype=torch.int64)
     if int(labels.min()) < 0 or int(labels.max()) >= null:
         raise ValueError(f"class labels must lie in 0 … {null - 1}, not {labels.flatten().tolist()[:5]}")
@@ -229,7 +235,8 @@ def guided(model: Model, labels: Tensor | int, scale: float, null_label: int | N
         nothing = torch.full_like(wanted, null)
         if scale in (0, 1):
             return model(x_t, t, wanted if scale == 1 else nothing)
-        conditional, unconditional = model(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([wanted, nothing])).chunk(2)
+        both = model(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([wanted, nothing]))
+        conditional, unconditional = both.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
     guided_model.device = _device_of(model)

@@ -1,7 +1,7 @@
 """How fast noise comes in: the beta schedules, as pure functions.
 
-Every function returns ``betas``, float64, shape (T,), on the CPU. ``betas[t]`` is the variance of the noise added by the
-step that leads to x_t; code counts t = 0 … T-1 where the papers count 1 … T (said once, in ``diffusion.py``).
+Every function returns ``betas``, float64, shape (T,), on the CPU. ``betas[t]`` is the variance of the noise added by
+the step that leads to x_t; code counts t = 0 … T-1 where the papers count 1 … T (said once, in ``diffusion.py``).
 float64 because alphas_cumprod is a product of up to thousands of numbers close to 1: cast to float32 only when used.
 """
 
@@ -21,7 +21,10 @@ def _check_T(T: int) -> None:
 
 def _betas_from_alphas_cumprod(alpha_bar: Callable[[float], float], T: int, max_beta: float) -> Tensor:
     """beta_t = 1 - ᾱ_t / ᾱ_{t-1}, with ᾱ given as a function of the fraction u = t / T in [0, 1]."""
-    betas = [1 - alpha_bar((t + 1) / T) / alpha_bar(t / T) for t in range(T)]
+    alphas_cumprod = [alpha_bar(t / T) for t in range(T + 1)]
+    if not min(alphas_cumprod[:-1]) > 0:
+        raise ValueError("these settings leave nothing of the picture before the last timestep; use milder ones")
+    betas = [1 - after / before for before, after in zip(alphas_cumprod, alphas_cumprod[1:], strict=False)]
     return torch.tensor(betas, dtype=torch.float64).clamp(max=max_beta)
 
 
@@ -45,9 +48,11 @@ def cosine_beta_schedule(T: int, s: float = 0.008, max_beta: float = MAX_BETA) -
     """ᾱ follows a squared cosine (Nichol & Dhariwal 2021, "Improved DDPM", equation 17).
 
     ᾱ(u) = f(u) / f(0), f(u) = cos²((u + s) / (1 + s) · π/2). s keeps the first betas from vanishing; max_beta caps the
-    last ones (the cosine itself ends at ᾱ = 0). Returns betas (T,), float64. Raises ValueError if T < 1.
+    last ones (the cosine itself ends at ᾱ = 0). Returns betas (T,), float64. Raises ValueError if T < 1 or s < 0.
     """
     _check_T(T)
+    if not s >= 0:
+        raise ValueError(f"the cosine schedule's offset s must be 0 or more, not {s}; 0.008 is usual")
     return _betas_from_alphas_cumprod(lambda u: math.cos((u + s) / (1 + s) * math.pi / 2) ** 2, T, max_beta)
 
 
@@ -57,14 +62,14 @@ def sigmoid_beta_schedule(
     """ᾱ follows a sigmoid (Jabri et al. 2022; Chen 2023, "On the Importance of Noise Scheduling", algorithm 1).
 
     ᾱ(u) = (σ(end/τ) - σ((start + u (end - start))/τ)) / (σ(end/τ) - σ(start/τ)). A larger tau is closer to a straight
-    line in ᾱ. Returns betas (T,), float64. Raises ValueError if T < 1, start >= end or tau <= 0.
+    line in ᾱ. Returns betas (T,), float64. Raises ValueError if T < 1, start >= end, tau <= 0, or ᾱ is 0 too early.
     """
     _check_T(T)
     if start >= end or tau <= 0:
         raise ValueError(f"sigmoid schedule needs start < end and tau > 0, not start={start}, end={end}, tau={tau}")
 
     def sigmoid(x: float) -> float:
-        return 1 / (1 + math.exp(-x))
+        return (1 + math.tanh(x / 2)) / 2  # 1 / (1 + exp(-x)) that cannot overflow
 
     low, high = sigmoid(start / tau), sigmoid(end / tau)
     return _betas_from_alphas_cumprod(
@@ -76,13 +81,13 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     """Shift and scale √ᾱ so that the last picture is pure noise (Lin et al. 2024, "Common Diffusion Noise Schedules
     and Sample Steps are Flawed", algorithm 1).
 
-    betas (T,) in (0, 1), T at least 2. Returns betas (T,), float64, the last exactly 1: use it with prediction "v" or "x0" (where
-    nothing of the picture is left, a noise prediction says nothing about it).
+    betas (T,) in (0, 1), T at least 2. Returns betas (T,), float64, the last exactly 1: use it with prediction "v" or
+    "x0" (where nothing of the picture is left, a noise prediction says nothing about it). Raises ValueError if T < 2.
     """
+    if len(betas) < 2:
+        raise ValueError(f"zero terminal SNR needs at least 2 timesteps, not {len(betas)}; 1000 is usual")
     sqrt_alphas_cumprod = torch.cumprod(1 - betas.double(), dim=0).sqrt()
     first, last = sqrt_alphas_cumprod[0].clone(), sqrt_alphas_cumprod[-1].clone()
-    if len(betas) < 2:
-        raise ValueError(f"zero terminal SNR needs at least 2 timesteps, not {len(betas)}")
     sqrt_alphas_cumprod = (sqrt_alphas_cumprod - last) * first / (first - last)
     alphas_cumprod = sqrt_alphas_cumprod**2
     alphas = torch.cat([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])
