@@ -8,6 +8,8 @@ Exit code 0 on success, 2 with one line on standard error for wrong input, 1 wit
 """
 
 import argparse
+import importlib.util
+import platform
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,10 +19,10 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 
-from .checkpoint import load_model
+from .checkpoint import Pretrained, load_model, ship
 from .data import load_data, to_uint8
 from .diffusion import GaussianDiffusion
-from .runs import pick_device
+from .runs import CsvLog, pick_device
 from .samplers import SAMPLERS, ddim, guided, last_step
 from .schedules import make_betas
 from .training import TrainConfig, Trainer
@@ -85,6 +87,11 @@ def train(arguments: argparse.Namespace) -> None:
     print(f"{len(data.images):,} pictures of {trainer.data_name}; {size:.1f}M weights; {trainer.device.type}, {trainer.precision}; "
           f"step {trainer.step:,} to {train_config.steps:,}; writing {out}", flush=True)
     trainer.fit()
+    if importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without it
+        from .plots import save_loss_curve
+
+        save_loss_curve(out / "log.csv", out / "loss.png")
+
 
 
 def sample(arguments: argparse.Namespace) -> None:
@@ -118,16 +125,31 @@ def sample(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Write a model in diffusers' format."""
+    """Write a model in diffusers' format, or add it to the models that ship with the library."""
     from .interchange import save_diffusers
 
-    model, diffusion, _ = load_model(arguments.checkpoint)
+    model, diffusion, state = load_model(arguments.checkpoint)
+    if arguments.to == "shipped":
+        print(f"written to {ship(arguments.out, Pretrained(model, diffusion, state), card(arguments.checkpoint, state))}")
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         save_diffusers(model, diffusion, arguments.out, label=arguments.label)
     for warning in caught:
         print(warning.message)
     print(f"written to {arguments.out}")
+
+
+def card(checkpoint: str, state: dict) -> dict:
+    """What a shipped model tells about itself: data, settings, work, machine."""
+    log = list(CsvLog.read(Path(checkpoint) / "log.csv"))
+    settings = {k: v for k, v in state["train"].items() if k not in ("device", "save_every", "keep", "log_every")}
+    return {
+        "data": state["data"], "schedule": "see diffusion.betas", "train": settings, "precision": state["precision"],
+        "steps": state["step"], "images_seen": state["step"] * settings["batch_size"], "seconds": round(float(log[-1]["seconds"])),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "weights": "ema_1 (the long average), stored in float16",
+    }
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,7 +185,8 @@ def parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("export", help="write a model for diffusers")
     p.add_argument("checkpoint")
-    p.add_argument("--to", choices=["diffusers"], default="diffusers")
+    p.add_argument("--to", choices=["diffusers", "shipped"], default="diffusers",
+                   help="diffusers: a folder; shipped: into this package, --out being its name")
     p.add_argument("--out", required=True)
     p.add_argument("--class", dest="label", type=int, help="fold this class into the weights")
     p.set_defaults(run=export)

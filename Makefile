@@ -1,0 +1,42 @@
+# Two commands: `make lab` and `make test`. Both set everything up in .venv first, quickly if it is there already.
+PYTHON ?= python3
+PORT ?= 8888
+LAB_ARGS ?=
+VENV := .venv/bin
+ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+.PHONY: help setup lab test test-lib test-notebooks notebooks lint clean
+
+help:
+	@echo "make lab         open the notebooks in JupyterLab (PORT=8888)"
+	@echo "make test        lint, library tests, and every notebook with its outputs compared"
+	@echo "make notebooks   run all notebooks again, in place"
+	@echo "make lint        ruff, notebooks included"
+	@echo "make clean       remove .venv and caches"
+
+setup:
+	@$(PYTHON) .ci/setup_env.py install
+
+lab: setup
+	@$(PYTHON) .ci/setup_env.py port $(PORT)
+	@echo "opening JupyterLab on port $(PORT); stop it with Ctrl-C"
+	@$(VENV)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_forward_noising.ipynb \
+		--port=$(PORT) --ServerApp.port_retries=0 $(ROOT_USER) $(LAB_ARGS)
+
+test: lint test-lib test-notebooks
+
+lint: setup
+	@$(VENV)/ruff check .
+
+test-lib: setup
+	@$(VENV)/python -m pytest -q tests
+
+test-notebooks: setup
+	@$(VENV)/python -m pytest -q $(NBVAL) notebooks
+
+notebooks: setup
+	@$(VENV)/python tests/execute_notebooks.py
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
