@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from PIL import Image
 from tqdm.auto import tqdm
 
 from .checkpoint import Pretrained, load_model, ship
@@ -88,15 +89,19 @@ def train(arguments: argparse.Namespace) -> None:
           f"step {trainer.step:,} to {train_config.steps:,}; writing {out}", flush=True)
     trainer.fit()
     if importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without it
-        from .plots import save_loss_curve
+        from .plots import plot_curves, running_mean
 
-        save_loss_curve(out / "log.csv", out / "loss.png")
+        log = CsvLog.read(out / "log.csv")
+        steps, losses = ([float(row[column]) for row in log] for column in ("step", "loss"))
+        curve = plot_curves({"loss": (steps, running_mean(losses, 50))}, xlabel="training step", logy=True,
+                            ylabel="loss (mean of the last 50 rows of log.csv)")
+        curve.savefig(out / "loss.png", dpi=100)
 
 
 
 def sample(arguments: argparse.Namespace) -> None:
     """Draw pictures, one a seed."""
-    from .plots import save_grid, save_images
+    from .plots import save_grid
 
     if arguments.n < 1:
         raise ValueError(f"--n must be at least 1, not {arguments.n}")
@@ -117,7 +122,9 @@ def sample(arguments: argparse.Namespace) -> None:
         sampler = SAMPLERS[arguments.sampler](diffusion, network, (len(some), *shape), steps=arguments.steps, seeds=some)
         pictures.append(to_uint8(last_step(sampler).x_t.cpu()))
     if arguments.out:
-        save_images(torch.cat(pictures), arguments.out, names=[f"{seed:05d}" for seed in seeds])
+        Path(arguments.out).mkdir(parents=True, exist_ok=True)
+        for seed, picture in zip(seeds, torch.cat(pictures), strict=True):
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(Path(arguments.out) / f"{seed:05d}.png")
     if arguments.grid:
         save_grid(torch.cat(pictures), arguments.grid)
     print(f"{arguments.n} pictures, seeds {seeds[0]} to {seeds[-1]}, {arguments.sampler}, {arguments.steps} steps: "
