@@ -167,9 +167,10 @@ def _paint_head(canvas: _Canvas, coat: np.ndarray, line: np.ndarray, marks: np.n
     head = canvas.ellipse(canvas.x, 0, 0.09, 0.72, 0.56)
     # 1. Ears stand behind the head; the two are filled as one shape.
     pointed = canvas.leaf(x, (0.10, -0.42), (0.57, -0.88), (0.72, -0.10), 1.2, 0.06)
-    ball = canvas.circle(x, 0.50, -0.50, 0.27)
+    ball = canvas.circle(x, 0.47, -0.46, 0.24)
     short = canvas.leaf(x, (0.10, -0.42), (0.66, -0.56), (0.72, -0.10), 0.6, 0.10)
     ear = np.choose(ears[:, None, None], (pointed, ball, short))
+    ear = np.maximum(ear, canvas.y)                                          # the arcs of a leaf cross again far below
     shape = np.minimum(head, ear)
     canvas.paint(canvas.cover(shape - OUTLINE), line)
     inside = canvas.cover(shape)
