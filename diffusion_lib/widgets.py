@@ -1,0 +1,325 @@
+"""Sliders that keep up with the hand, and a picture of a training run that is redrawn while it runs.
+
+Two kinds of slider. Frames: every picture is made once and lives in the page, so the slider works without a kernel (an
+exported page, a notebook just opened). Live: the picture is drawn anew for each value. Both are plain ipywidgets, have a
+constant text form (notebook tests compare it), and a move() that lets a test push them and sees every error.
+"""
+
+import html
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ipywidgets import (
+    HTML, Checkbox, Dropdown, FloatSlider, HBox, Image, IntSlider, Layout, Play, SelectionSlider, Stack, VBox, Widget, jslink,
+)
+from PIL import Image as PILImage
+from torch import Tensor
+
+from .diffusion import GaussianDiffusion
+from .panels import compose, curve_panel, encode, histogram_panel, image_grid
+from .plots import running_mean
+
+__all__ = ["FrameSlider", "LivePanel", "LiveProgress", "LiveSlider", "compose", "curve_panel", "frame_slider",
+           "histogram_panel", "live_panel", "live_slider", "timestep_slider"]
+
+SLIDER = {"width": "420px"}
+QUALITIES = (92, 85, 75, 65, 55, 45, 35, 25)                     # of WebP, tried in this order until the frames fit
+
+
+class Panel(VBox):
+    """A box whose text form is one constant line, on every machine and in every run."""
+
+    def __init__(self, children: Sequence[Widget], summary: str) -> None:
+        self.summary = summary[:100]
+        super().__init__(children)
+
+    def __repr__(self) -> str:
+        return self.summary
+
+
+# -- frames: made once, no kernel needed ---------------------------------------------------------------------------------
+
+
+class FrameSlider(Panel):
+    """What frame_slider() returns. values: one per frame. frames: their bytes. slider, stack: the widgets."""
+
+    def __init__(self, frames: Sequence[bytes], values: Sequence[Any], label: str, alts: Sequence[str], play: bool, start: int):
+        self.frames, self.values = list(frames), list(values)
+        images = [Image(value=f, format=_format(f), tooltip=alt) for f, alt in zip(frames, alts, strict=True)]
+        self.stack = Stack(images, selected_index=start)
+        options = [(str(value), i) for i, value in enumerate(values)]
+        self.slider = SelectionSlider(options=options, index=start, description=label, layout=Layout(**SLIDER))
+        jslink((self.slider, "index"), (self.stack, "selected_index"))
+        player = Play(min=0, max=len(values) - 1, value=start, interval=120, description=f"play {label}")
+        jslink((player, "value"), (self.slider, "index"))
+        row = HBox([player, self.slider] if play else [self.slider])
+        super().__init__([row, self.stack], f"Slider over {label} ({len(values)} frames)")
+
+    def move(self, value: Any) -> bytes:
+        """Set the slider to one of `values`, as a hand would, and return the picture then shown. ValueError if unknown."""
+        if value not in self.values:
+            raise ValueError(f"{value!r} is no value of this slider; its values run from {self.values[0]} to {self.values[-1]}")
+        self.slider.index = self.stack.selected_index = self.values.index(value)
+        return self.stack.children[self.stack.selected_index].value
+
+
+def frame_slider(
+    frames: Sequence[Any], values: Sequence[Any], label: str = "t", captions: Sequence[str] | None = None, play: bool = True,
+    value: Any = None, limit_kb: int = 500,
+) -> FrameSlider:
+    """A slider over pictures made beforehand; it needs no kernel. About 40 frames are plenty.
+
+    frames: images of any kind (panels.py), matplotlib figures, or bytes of PNG, WebP, JPEG (taken as they are).
+    values: what the slider says at each frame. captions: drawn above each frame, "label = value" if None.
+    value: where to start (the first). limit_kb: most that all frames together may take, as PNG if they fit, else as WebP
+    of the best quality that does. Raises ValueError if they do not fit, or if frames, values and captions differ in number.
+    """
+    captions = [f"{label} = {v}" for v in values] if captions is None else list(captions)
+    if not len(frames) == len(values) == len(captions) or len(frames) == 0:
+        raise ValueError(f"frames, values and captions must be equally many and at least one, not {len(frames)}, "
+                         f"{len(values)} and {len(captions)}")
+    if all(isinstance(frame, bytes) for frame in frames):
+        encoded = list(frames)
+    else:
+        pictures = [compose([_picture(frame)], caption=c) for frame, c in zip(frames, captions, strict=True)]
+        encoded = _fit_bytes(pictures, 1000 * limit_kb)
+    total = sum(map(len, encoded))
+    if total > 1000 * limit_kb:
+        raise ValueError(f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: use fewer or smaller frames")
+    start = 0 if value is None else list(values).index(value)
+    return FrameSlider(encoded, values, label, captions, play, start)
+
+
+def _fit_bytes(pictures: Sequence[PILImage.Image], limit: int) -> list[bytes]:
+    """PNG if it fits into limit, else WebP at the first quality that does, else at the last."""
+    encoded = [encode(picture) for picture in pictures]
+    if sum(map(len, encoded)) <= limit:
+        return encoded
+    some = pictures[:: max(1, len(pictures) // 6)]
+    for quality in QUALITIES:
+        guess = sum(len(encode(picture, "webp", quality)) for picture in some) * len(pictures) / len(some)
+        if guess < 1.1 * limit or quality == QUALITIES[-1]:              # a sample is quick; all of them decide
+            encoded = [encode(picture, "webp", quality) for picture in pictures]
+            if sum(map(len, encoded)) <= limit:
+                break
+    return encoded
+
+
+# -- live: drawn anew for each value --------------------------------------------------------------------------------------
+
+
+class LivePanel(Panel):
+    """What live_panel() returns. controls: {name: widget}. image: the Image widget. error: of the last drawing, or None."""
+
+    def __init__(self, draw: Callable[..., Any], controls: Mapping[str, Widget], rows: Sequence[Widget], summary: str) -> None:
+        self.draw, self.controls, self.error, self._seconds = draw, dict(controls), None, 0.0
+        self.image, self.status = Image(format="png", tooltip=summary), HTML()
+        self._redraw()
+        if self.error is not None:
+            raise self.error                                              # a slider that cannot draw at all is a bug: say so
+        for widget in self.controls.values():
+            widget.observe(self._redraw, "value")
+        super().__init__([*rows, self.image, self.status], summary)
+
+    def _redraw(self, change: object = None) -> None:
+        if self._seconds > 0.2:
+            self.status.value = "drawing …"                               # slow work shows that it is working
+        start = time.perf_counter()
+        try:
+            content = _bytes(self.draw(**{name: widget.value for name, widget in self.controls.items()}))
+            self.image.format, self.image.value, self.error = _format(content), content, None
+            self.status.value = ""
+        except Exception as error:  # an error in a handler would vanish in the server's log: show it; move() raises it
+            self.error = error
+            self.status.value = f'<b style="color:#b00020">{type(error).__name__}: {html.escape(str(error))}</b>'
+        self._seconds = time.perf_counter() - start
+
+    def move(self, **values: Any) -> bytes:
+        """Set controls by name, as a hand would, and return the picture then shown; an error in draw is raised."""
+        for name, value in values.items():
+            if name not in self.controls:
+                raise ValueError(f"there is no control {name!r}; there are {', '.join(self.controls)}")
+            self.controls[name].value = value
+            if self.controls[name].value != value and not np.isclose(float(self.controls[name].value), float(value)):
+                raise ValueError(f"{name} = {value} lies outside its slider, which stopped at {self.controls[name].value}")
+        self._redraw()
+        if self.error is not None:
+            raise self.error
+        return self.image.value
+
+
+class LiveSlider(LivePanel):
+    """What live_slider() and timestep_slider(live=True) return: a LivePanel with one main slider."""
+
+    main = "value"
+
+    def move(self, value: Any = None, **others: Any) -> bytes:
+        """Set the slider (and others by name) and return the picture then shown; an error in draw is raised."""
+        return super().move(**({} if value is None else {self.main: value}), **others)
+
+    @property
+    def slider(self) -> Widget:
+        """The main slider."""
+        return self.controls[self.main]
+
+
+def live_slider(
+    draw: Callable[..., Any], minimum: int, maximum: int, value: int | None = None, step: int = 1, label: str = "t",
+    play: bool = True, controls: Mapping[str, Any] | None = None,
+) -> LiveSlider:
+    """A slider whose picture is drawn for each value: draw(value, **controls) -> image, PIL image, figure, or bytes.
+
+    controls: more of them, as for live_panel(). Under 30 ms a drawing feels immediate: use compose() and the panels
+    rather than matplotlib. An error in draw is shown below the picture; move() raises it.
+    """
+    value = minimum if value is None else value
+    if not minimum <= value <= maximum:
+        raise ValueError(f"value {value} lies outside {minimum} … {maximum}")
+    main = IntSlider(value, minimum, maximum, step, description=label, layout=Layout(**SLIDER))
+    player = Play(min=minimum, max=maximum, step=max(step, (maximum - minimum) // 60), value=value, interval=120)
+    jslink((player, "value"), (main, "value"))
+    more = {name: _control(name, control) for name, control in (controls or {}).items()}
+    rows = [HBox([player, main] if play else [main]), *more.values()]
+    everything = {LiveSlider.main: main, **more}
+    return LiveSlider(lambda value, **others: draw(value, **others), everything, rows, f"Slider over {label} ({minimum} to {maximum})")
+
+
+def live_panel(draw: Callable[..., Any], controls: Mapping[str, Any]) -> LivePanel:
+    """A picture with several controls: draw(**{name: value}) -> image, PIL image, figure, or bytes.
+
+    controls: {name: widget}, or short: (low, high, start[, step]) makes a slider (of whole numbers if all are), a list a
+    menu, True or False a box to tick. Example: live_panel(draw, {"beta_end": (0.001, 0.05, 0.02), "T": (10, 1000, 1000)}).
+    """
+    widgets = {name: _control(name, control) for name, control in controls.items()}
+    return LivePanel(draw, widgets, list(widgets.values()), f"Panel with {', '.join(widgets)}")
+
+
+def timestep_slider(
+    draw: Callable[[int], Any], diffusion: GaussianDiffusion, *, live: bool = False, count: int = 40, value: int | None = None,
+    play: bool = True, limit_kb: int = 500,
+) -> "FrameSlider | LiveSlider":
+    """A slider over the timesteps t of `diffusion`; t and ᾱ_t stand above the picture that draw(t) returns.
+
+    live=False: `count` frames from t = 0 to T-1, made now, no kernel needed later. live=True: every t, drawn when asked.
+    """
+    def caption(t: int) -> str:
+        bar = float(diffusion.alphas_cumprod[t])
+        return f"t = {t}    ᾱ_t = {bar:.4f}" if bar >= 1e-3 or bar == 0 else f"t = {t}    ᾱ_t = {bar:.1e}"
+
+    last = diffusion.T - 1
+    if live:
+        def captioned(t: int) -> PILImage.Image:
+            return compose([_picture(draw(t))], caption=caption(t))
+
+        return live_slider(captioned, 0, last, value, label="t", play=play)
+    steps = sorted({round(t) for t in np.linspace(0, last, count)})
+    start = None if value is None else min(steps, key=lambda t: abs(t - value))
+    return frame_slider([draw(t) for t in steps], steps, "t", [caption(t) for t in steps], play, start, limit_kb)
+
+
+def _control(name: str, control: Any) -> Widget:
+    if isinstance(control, Widget):
+        return control
+    style = {"description": name, "layout": Layout(**SLIDER), "style": {"description_width": "100px"}}
+    if isinstance(control, bool):
+        return Checkbox(control, **style)
+    if isinstance(control, list):
+        return Dropdown(options=control, **style)
+    if not isinstance(control, tuple) or len(control) not in (3, 4):
+        raise ValueError(f"control {name!r} must be a widget, (low, high, start[, step]), a list or a bool, not {control!r}")
+    low, high, start, *step = control
+    if all(isinstance(number, int) for number in control):
+        return IntSlider(start, low, high, *step, **style)
+    return FloatSlider(start, min=low, max=high, step=step[0] if step else (high - low) / 100, readout_format=".4g", **style)
+
+
+# -- training, watched --------------------------------------------------------------------------------------------------
+
+
+class LiveProgress(Panel):
+    """A callback of Trainer that shows the loss and, from time to time, samples, while the network learns.
+
+    sample: sample(model) -> images, called with the trainer's ema_model every `sample_every` steps and at the end.
+    seconds: least time between two drawings of the curve. active: None draws in a notebook only; elsewhere it is silent.
+
+    history: [(step, images)], say for a frame_slider afterwards. picture: what is shown, as a PIL image.
+    """
+
+    def __init__(
+        self, sample: Callable[[Any], Tensor] | None = None, sample_every: int = 100, *, seconds: float = 0.5,
+        smooth: int = 50, active: bool | None = None,
+    ) -> None:
+        if sample_every < 1:
+            raise ValueError(f"sample_every must be at least 1 step, not {sample_every}")
+        self.sample, self.sample_every, self.seconds, self.smooth = sample, sample_every, seconds, smooth
+        self.active = _in_notebook() if active is None else active
+        self.history: list[tuple[int, Tensor]] = []
+        self.picture: PILImage.Image | None = None
+        self._next, self._shown = 0.0, False
+        self.image = Image(format="png", tooltip="loss and samples while training")
+        super().__init__([self.image], "Training, live: loss and samples")
+
+    def __call__(self, trainer: Any) -> None:
+        """After a step of `trainer`, which has step, losses, ema_model and config.steps."""
+        if not self.active:
+            return
+        end = trainer.step >= trainer.config.steps
+        new_sample = self.sample is not None and (trainer.step % self.sample_every == 0 or end)
+        if new_sample:
+            with torch.no_grad():
+                self.history.append((trainer.step, self.sample(trainer.ema_model)))
+        if new_sample or end or time.perf_counter() >= self._next:
+            self.update(trainer.step, trainer.losses, trainer.config.steps)
+
+    def update(self, step: int, losses: Sequence[float], steps: int) -> None:
+        """Draw now: the losses so far (mean of the last `smooth`) and the newest samples."""
+        means = running_mean(losses, self.smooth)
+        chosen = np.unique(np.linspace(0, len(means) - 1, 300).round().astype(int))
+        first = step - len(means) + 1
+        panels = [curve_panel({"loss": means[chosen]}, x=first + chosen, log=True, xlabel="training step", size=(380, 230))]
+        titles = [f"loss {means[-1]:.4f} (mean of {min(self.smooth, len(means))} steps)"]
+        if self.history:
+            at, images = self.history[-1]
+            panels.append(image_grid(images, scale=max(1, 230 // (_side(images) * images.shape[-1]))))
+            titles.append(f"samples at step {at}")
+        self.picture = compose(panels, titles, caption=f"step {step} of {steps}")
+        self.image.value = encode(self.picture)
+        if not self._shown and _in_notebook():
+            from IPython.display import display
+
+            display(self)
+            self._shown = True
+        self._next = time.perf_counter() + self.seconds
+
+
+def _side(images: Tensor) -> int:
+    return int(np.ceil(np.sqrt(len(images))))
+
+
+def _in_notebook() -> bool:
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel")
+
+
+def _picture(drawn: Any) -> PILImage.Image:
+    """Whatever a draw function returns, as a PIL image; small tensors are enlarged."""
+    if isinstance(drawn, bytes):
+        return PILImage.open(io.BytesIO(drawn)).convert("RGB")
+    if hasattr(drawn, "savefig"):
+        buffer = io.BytesIO()
+        drawn.savefig(buffer, format="png", dpi=100)
+        return PILImage.open(buffer).convert("RGB")
+    return drawn if isinstance(drawn, PILImage.Image) else compose([drawn])
+
+
+def _bytes(drawn: Any) -> bytes:
+    return drawn if isinstance(drawn, bytes) else encode(_picture(drawn))
+
+
+def _format(content: bytes) -> str:
+    return "jpeg" if content[:2] == b"\xff\xd8" else "webp" if content[8:12] == b"WEBP" else "png"
