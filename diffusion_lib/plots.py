@@ -90,7 +90,11 @@ def show(picture: "Image.Image | Figure | bytes", alt: str, caption: str | None 
         buffer = io.BytesIO()
         picture.savefig(buffer, format="png", dpi=100)
         picture = buffer.getvalue()
-    png = encode(picture) if isinstance(picture, Image.Image) else picture
+    if isinstance(picture, Image.Image):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", optimize=True)                 # it is written into the notebook: small before quick
+        picture = buffer.getvalue()
+    png = picture
     try:
         from IPython import get_ipython
         from IPython.display import display

@@ -14,7 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from ipywidgets import (
-    HTML, Checkbox, Dropdown, FloatSlider, HBox, Image, IntSlider, Layout, Play, SelectionSlider, Stack, VBox, Widget, jslink,
+    HTML,
+    Checkbox,
+    Dropdown,
+    FloatSlider,
+    HBox,
+    Image,
+    IntSlider,
+    Layout,
+    Play,
+    SelectionSlider,
+    Stack,
+    VBox,
+    Widget,
+    jslink,
 )
 from PIL import Image as PILImage
 from torch import Tensor
