@@ -55,19 +55,24 @@ class GaussianDiffusion:
 
     # -- coefficients ------------------------------------------------------------------------------------------------
 
-    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ_t and √(1-ᾱ_t), how much of x_t is picture and how much is noise: two tensors (B, 1, 1, 1) like `like`."""
-        t = torch.as_tensor(t).cpu()  # float64 tables stay on the CPU: index, cast, then move (MPS has no float64)
-        if t.is_floating_point() or t.numel() == 0 or int(t.min()) < 0 or int(t.max()) >= self.T:
+    def _index(self, t: Tensor) -> Tensor:
+        """t as an index into the tables, on the CPU as they are. Raises ValueError for a t that is not in 0 … T-1."""
+        t = torch.as_tensor(t).cpu()
+        if t.is_floating_point() or t.dtype == torch.bool or t.numel() == 0 or int(t.min()) < 0 or int(t.max()) >= self.T:
             shown = t.flatten().tolist() if t.numel() < 5 else f"{t.min().item()} … {t.max().item()}"
             raise ValueError(f"timestep t must be whole numbers in 0 … {self.T - 1}, not {shown}")
-        alphas_cumprod = self.alphas_cumprod[t].reshape(-1, *[1] * (like.ndim - 1))
+        return t
+
+    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1-ᾱ_t), how much of x_t is picture and how much is noise: two tensors (B, 1, 1, 1) like `like`."""
+        # float64 tables stay on the CPU: index, cast, then move (MPS has no float64)
+        alphas_cumprod = self.alphas_cumprod[self._index(t)].reshape(-1, *[1] * (like.ndim - 1))
         alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
         return alpha.to(like.dtype).to(like.device), sigma.to(like.dtype).to(like.device)
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio ᾱ_t / (1-ᾱ_t), float64 (B,) (Kingma et al. 2021, equation 2)."""
-        alphas_cumprod = self.alphas_cumprod[torch.as_tensor(t).cpu()]
+        alphas_cumprod = self.alphas_cumprod[self._index(t)]
         return alphas_cumprod / (1 - alphas_cumprod)
 
     # -- forward -----------------------------------------------------------------------------------------------------
@@ -94,10 +99,14 @@ class GaussianDiffusion:
     def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor, t_prev: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean (B, C, H, W) and variance (B, 1, 1, 1) of the less noisy picture, given x_t and the clean picture.
 
-        t_prev: the timestep stepped to, t - 1 when left out; -1 is the clean picture (variance 0 there).
+        t_prev: the timestep stepped to, t - 1 when left out; -1 is the clean picture (variance 0 there). Raises
+        ValueError for a t outside 0 … T-1 and a t_prev outside -1 … t-1.
         """
-        t = torch.as_tensor(t).cpu()
+        t = self._index(t)
         t_prev = t - 1 if t_prev is None else torch.as_tensor(t_prev).cpu()
+        if (t_prev < -1).any() or (t_prev >= t).any():
+            raise ValueError(f"t_prev must lie below t and be -1 (the clean picture) or more, "
+                             f"not {t_prev.flatten().tolist()[:5]} with t {t.flatten().tolist()[:5]}")
         now = self.alphas_cumprod[t]                         # ᾱ_t
         before = torch.where(t_prev >= 0, self.alphas_cumprod[t_prev.clamp(min=0)], 1.0)  # ᾱ_prev, 1: clean picture
         alpha = now / before                                 # α_t, of several steps at once if t_prev < t - 1

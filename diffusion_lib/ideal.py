@@ -33,12 +33,16 @@ class IdealDenoiser:
         self.half_norms = self.flat.square().sum(dim=1) / 2                              # (N,)
 
     def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """How likely each training picture led to x_t: (B, N), float64, rows sum to 1."""
+        """How likely each training picture led to x_t: (B, N), float64, rows sum to 1.
+
+        Raises ValueError for pictures of another shape, and for a t that is not one timestep a picture in 0 … T-1.
+        """
         if tuple(x_t.shape[1:]) != self.shape:
             raise ValueError(f"x_t has pictures of shape {tuple(x_t.shape[1:])}, the known ones have {self.shape}; "
                              "give it that shape")
-        alpha, sigma = self.diffusion.alpha_sigma(t, self.half_norms[:1])                # (B, 1) and (B, 1), float64
-        alpha, sigma = alpha.reshape(-1, 1), sigma.reshape(-1, 1)
+        alpha, sigma = self.diffusion.alpha_sigma(t, self.flat)                          # (B, 1) and (B, 1), float64
+        if len(alpha) not in (1, len(x_t)):
+            raise ValueError(f"{len(alpha)} timesteps t for {len(x_t)} pictures; give one t a picture, shape (B,)")
         # -‖x - a y‖² / 2s² without the ‖x‖² that softmax ignores
         closeness = (alpha * (x_t.flatten(1).double() @ self.flat.T) - alpha**2 * self.half_norms) / sigma**2
         return closeness.softmax(dim=1)

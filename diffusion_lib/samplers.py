@@ -56,7 +56,11 @@ class _Noise:
     def __init__(self, model: Model, shape: Sequence[int], seeds: Sequence[int] | None, x_T: Tensor | None) -> None:
         if len(shape) < 2 or min(shape) < 1:
             raise ValueError(f"shape must be (number of pictures, channels, height, width), not {tuple(shape)}")
-        seeds = list(range(shape[0])) if seeds is None else [int(s) for s in seeds]
+        seeds = range(shape[0]) if seeds is None else seeds
+        if not hasattr(seeds, "__len__"):
+            raise ValueError(f"seeds must be a list with one seed a picture, seeds=range({shape[0]}) say, not {seeds!r}")
+        if any(isinstance(s, bool) or s != int(s) for s in seeds):
+            raise ValueError(f"seeds must be whole numbers, not {list(seeds)[:5]}; seeds=range({shape[0]}) say")
         if len(seeds) != shape[0]:
             raise ValueError(f"{len(seeds)} seeds for {shape[0]} pictures; "
                              f"give one seed a picture, seeds=range({shape[0]}) say")
@@ -67,7 +71,7 @@ class _Noise:
         self.device = x_T.device if x_T is not None else _device_of(model)
         self.dtype = torch.float32 if x_T is None else x_T.dtype
         self.one = tuple(shape[1:])
-        self.generators = [torch.Generator().manual_seed(s) for s in seeds]
+        self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
         own = self.draw()  # drawn even if x_T is given: else the first noise of a seed would be that x_T once more
         self.x_T = own if x_T is None else x_T
 
@@ -80,6 +84,9 @@ def _guess(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip
     """x̂_0 (B, C, H, W): one network evaluation, clipped to [-1, 1] if asked."""
     batch_t = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
     output = model(x_t, batch_t)
+    if output.shape != x_t.shape:
+        raise ValueError(f"the model answered {tuple(output.shape)} to pictures of shape {tuple(x_t.shape)}; "
+                         "they must be equal: check its out_channels")
     x0_hat = diffusion.predict_x0(output.to(x_t.dtype), x_t, batch_t)
     return x0_hat.clamp(-1, 1) if clip else x0_hat
 
@@ -152,7 +159,8 @@ def heun(
     """Look, step, look again, and repeat the step with the average of both guesses.
 
     Arguments, yields and errors as `ddpm`. Two network evaluations a step (`steps` counts steps), one in the last,
-    which lands on the guess itself. Second order: halving the step quarters the error.
+    which lands on the guess itself. Second order: halving the step quarters the error, except in that last step: its
+    error is the noise left at the last timestep, which halves (`tests/benchmarks/sampler_order.py` measures both).
     """
     ts = timesteps_trailing(diffusion.T, steps)
     alpha, sigma = _alphas_sigmas(diffusion, ts)
@@ -180,7 +188,7 @@ def dpm_solver_pp(
 ) -> Iterator[Step]:
     """DDIM's step with x̂_0 extrapolated from this guess and the last: second order at one evaluation a step.
 
-    Arguments, yields and errors as `ddpm`. The first and the last step are DDIM's.
+    Arguments, yields and errors as `ddpm`. The first and the last step are DDIM's, and the last is first order, as Heun's.
     """
     ts = timesteps_trailing(diffusion.T, steps)
     alpha, sigma = _alphas_sigmas(diffusion, ts)
@@ -217,7 +225,8 @@ def guided(model: Model, labels: Tensor | int, scale: float, null_label: int | N
 
     labels: one class for all pictures, or int64 (B,). null_label: the class that means "no class", K (the number of
     classes) when left out. The formula is the same for ε, x_0 and v, which are linear in each other.
-    Raises ValueError for a negative scale and for a label that the model does not have.
+    Raises ValueError for a negative scale, for a label that the model does not have and, once called, for another number
+    of labels than pictures.
     """
     if not (scale >= 0 and math.isfinite(scale)):
         raise ValueError(f"guidance scale must be 0 or more, not {scale}; "
@@ -226,12 +235,16 @@ def guided(model: Model, labels: Tensor | int, scale: float, null_label: int | N
     null = classes if null_label is None else null_label
     if null is None:
         raise ValueError("the model knows no classes (num_classes=None), so it cannot be guided; sample it as it is")
-    labels = torch.as_tensor(labels, dtype=torch.int64)
+    labels = torch.as_tensor(labels)
+    if labels.ndim > 1 or labels.numel() == 0 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be one class number, or one a picture, shape (B,), not {labels.tolist()}")
     if int(labels.min()) < 0 or int(labels.max()) >= null:
         raise ValueError(f"class labels must lie in 0 … {null - 1}, not {labels.flatten().tolist()[:5]}")
 
     def guided_model(x_t: Tensor, t: Tensor, _: Tensor | None = None) -> Tensor:
-        wanted = labels.to(x_t.device).expand(len(x_t))
+        if labels.numel() not in (1, len(x_t)):
+            raise ValueError(f"{labels.numel()} labels for {len(x_t)} pictures; give one for all, or one a picture")
+        wanted = labels.to(x_t.device, torch.int64).expand(len(x_t))
         nothing = torch.full_like(wanted, null)
         if scale in (0, 1):
             return model(x_t, t, wanted if scale == 1 else nothing)
