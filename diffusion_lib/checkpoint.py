@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,6 +56,19 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _tidy(parent: Path) -> None:
+    """Clear away what a save left in `parent` when it failed or was killed: half a checkpoint, or one being replaced.
+
+    Only one run writes to a folder (runs.RunLock), so nothing here is in use by another process.
+    """
+    for path in sorted(parent.glob(".*.*")):
+        if match := re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name):
+            if match[2] == "old" and not (parent / match[1]).exists():
+                os.replace(path, parent / match[1])  # killed between the two renames below
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def save_checkpoint(folder: Path | str, weights: dict[str, nn.Module], optimizer: dict, state: dict) -> Path:
     """Write a checkpoint folder, whole or not at all.
 
@@ -65,7 +79,7 @@ def save_checkpoint(folder: Path | str, weights: dict[str, nn.Module], optimizer
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _tidy(folder.parent)
         temporary.mkdir(parents=True)
         for name, module in weights.items():
             tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
@@ -78,15 +92,14 @@ def save_checkpoint(folder: Path | str, weights: dict[str, nn.Module], optimizer
         if folder.exists():  # saving the same step again: the new one is whole before the old one goes
             old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             os.replace(folder, old)
-            os.replace(temporary, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, folder)
+        os.replace(temporary, folder)
         _fsync(folder.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError when the disk is full
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(f"could not save the checkpoint {folder} ({error}); free some disk space or choose another --out; "
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(f"could not save the checkpoint {folder} ({reason}); free some disk space or choose another --out; "
                       "the checkpoints already there are whole") from error
+    finally:
+        _tidy(folder.parent)
     return folder
 
 
@@ -107,7 +120,7 @@ def load_checkpoint(folder: Path | str, names: Iterable[str] | None = None) -> t
                          "give a run folder, a step_… folder in it, or the name of a shipped model") from error
     if version != FORMAT:
         raise ValueError(f"{folder} has checkpoint format {version}, this version of the library reads {FORMAT}; update it")
-    wanted = list(files) if names is None else [f"{name}.safetensors" for name in names]
+    wanted = sorted({*files, "optimizer.pt"}) if names is None else [f"{name}.safetensors" for name in names]
     for name in wanted:
         path = folder / name
         if not path.exists() or name not in files:
@@ -119,15 +132,18 @@ def load_checkpoint(folder: Path | str, names: Iterable[str] | None = None) -> t
     if names is None:
         try:
             optimizer = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"{folder / 'optimizer.pt'} holds more than numbers and was refused: it could run code; "
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{folder / 'optimizer.pt'} holds something else than numbers and was refused: it could run code; "
                              "use a checkpoint that this library wrote") from error
     return state, weights, optimizer
 
 
 def newest_checkpoint(run: Path | str) -> Path | None:
     """The latest step_… folder of a run, or None."""
-    return max(Path(run).glob("checkpoints/step_*"), default=None)
+    folders = {path.name: path for path in Path(run).glob("checkpoints/step_*")}
+    for old in Path(run).glob("checkpoints/.step_*.old"):  # whole, but killed while being replaced: see save_checkpoint
+        folders.setdefault(old.name[1:].split(".")[0], old)
+    return folders[max(folders)] if folders else None
 
 
 def load_weights(model: nn.Module, weights: dict, source: object) -> None:
@@ -173,6 +189,8 @@ def load_model(checkpoint: str | Path, which: str = "ema_1") -> Pretrained:
     if not (path / "state.json").exists():
         path = newest_checkpoint(path) or path
     state, weights, _ = load_checkpoint(path, [which])
+    if missing := [part for part in ("model", "diffusion") if part not in state]:
+        raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; use a checkpoint that Trainer.save() wrote")
     return _rebuild(state["model"], state["diffusion"], weights[which], path, state)
 
 

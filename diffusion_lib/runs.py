@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,25 +60,32 @@ def probe_autocast(device: torch.device) -> str:
 class RunLock:
     """One training run a folder: a `.lock` file that holds the process number. Use as a context manager.
 
-    Raises RuntimeError if another living process trains there.
+    Raises RuntimeError if another living process, or another run of this one, trains there.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = Path(folder) / ".lock"
+    _held: ClassVar[set[Path]] = set()  # by this process
 
-    def _owner_lives(self) -> bool:
+    def __init__(self, folder: Path) -> None:
+        self.path = Path(folder).resolve() / ".lock"
+
+    def _owner(self) -> int | None:
+        """The process that holds the lock; None if nobody does, or if what is written there is no process number."""
         try:
-            pid = int(self.path.read_text())
+            return int(self.path.read_text())
         except (OSError, ValueError):
+            return None
+
+    def _lives(self, pid: int | None) -> bool:
+        if pid is None or pid <= 0:
             return False
-        if pid == os.getpid():
-            return False
+        if pid == os.getpid():  # left by a dead process of the same number (in a container they begin at 1), or ours?
+            return self.path in self._held
         if os.name == "nt":
             return True  # no harmless way to ask: a stale lock is named in the message and can be deleted
         try:
             os.kill(pid, 0)
-        except ProcessLookupError:
-            return False  # killed before it could clean up
+        except (ProcessLookupError, OverflowError):
+            return False  # killed before it could clean up; or no number that a process can have
         except PermissionError:
             return True
         return True
@@ -87,15 +95,18 @@ class RunLock:
             try:
                 with open(self.path, "x") as file:
                     file.write(str(os.getpid()))
+                self._held.add(self.path)
                 return self
             except FileExistsError:
-                if attempt or self._owner_lives():
-                    raise RuntimeError(f"another run (process {self.path.read_text()}) is training in {self.path.parent}; "
+                owner = self._owner()
+                if attempt or self._lives(owner):
+                    raise RuntimeError(f"another run (process {owner}) is training in {self.path.parent}; "
                                        f"choose another --out, or delete {self.path} if that process is gone") from None
                 self.path.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._held.discard(self.path)
         self.path.unlink(missing_ok=True)
 
 
@@ -141,17 +152,21 @@ class CsvLog:
     def __init__(self, path: Path, step: int) -> None:
         rows = [row for row in self.read(path) if int(row["step"]) <= step] if path.exists() and step else []
         self.seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
-        self.file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        temporary = path.with_name(f".{path.name}.tmp")  # a full disk must not cost the rows that are there
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+        self.file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - open as long as the run
         self.writer = csv.DictWriter(self.file, self.COLUMNS)
-        self.writer.writeheader()
-        self.writer.writerows(rows)
-        self.file.flush()
 
     @staticmethod
     def read(path: Path) -> list[dict[str, str]]:
-        """All whole rows of a log."""
-        with open(path, newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if row["seconds"]]
+        """All whole rows of a log; half a last row, left by a crash or a full disk, is ignored."""
+        text = path.read_text(encoding="utf-8", errors="replace")
+        rows = csv.DictReader(line for line in text.splitlines(keepends=True) if line.endswith("\n"))
+        return [row for row in rows if all(row.get(column) for column in CsvLog.COLUMNS) and row["step"].isdecimal()]
 
     def write(self, **row: float) -> None:
         self.writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
