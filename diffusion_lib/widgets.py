@@ -31,6 +31,7 @@ from ipywidgets import (
 )
 from PIL import Image as PILImage
 from torch import Tensor
+from traitlets import Unicode
 
 from .diffusion import GaussianDiffusion
 from .panels import compose, curve_panel, encode, histogram_panel, image_grid
@@ -54,6 +55,19 @@ class Panel(VBox):
         return self.summary
 
 
+class Picture(Image):
+    """The Image widget at its own size (a box would stretch it), with `tooltip` as its alternative text (the title of <img>).
+
+    description: always empty. ipywidgets' page code reads it before it shows a tooltip, and fails on Image, which has none.
+    """
+
+    description = Unicode("").tag(sync=True)
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("layout", Layout(align_self="flex-start", max_width="100%"))
+        super().__init__(**options)
+
+
 # -- frames: made once, no kernel needed ---------------------------------------------------------------------------------
 
 
@@ -62,7 +76,7 @@ class FrameSlider(Panel):
 
     def __init__(self, frames: Sequence[bytes], values: Sequence[Any], label: str, alts: Sequence[str], play: bool, start: int):
         self.frames, self.values = list(frames), list(values)
-        images = [Image(value=f, format=_format(f), tooltip=alt) for f, alt in zip(frames, alts, strict=True)]
+        images = [Picture(value=f, format=_format(f), tooltip=alt) for f, alt in zip(frames, alts, strict=True)]
         self.stack = Stack(images, selected_index=start)
         options = [(str(value), i) for i, value in enumerate(values)]
         self.slider = SelectionSlider(options=options, index=start, description=label, layout=Layout(**SLIDER))
@@ -130,7 +144,7 @@ class LivePanel(Panel):
 
     def __init__(self, draw: Callable[..., Any], controls: Mapping[str, Widget], rows: Sequence[Widget], summary: str) -> None:
         self.draw, self.controls, self.error, self._seconds = draw, dict(controls), None, 0.0
-        self.image, self.status = Image(format="png", tooltip=summary), HTML()
+        self.image, self.status = Picture(format="png", tooltip=summary), HTML()
         self._redraw()
         if self.error is not None:
             raise self.error                                              # a slider that cannot draw at all is a bug: say so
@@ -273,7 +287,7 @@ class LiveProgress(Panel):
         self.history: list[tuple[int, Tensor]] = []
         self.picture: PILImage.Image | None = None
         self._next, self._shown = 0.0, False
-        self.image = Image(format="png", tooltip="loss and samples while training")
+        self.image = Picture(format="png", tooltip="loss and samples while training")
         super().__init__([self.image], "Training, live: loss and samples")
 
     def __call__(self, trainer: Any) -> None:

@@ -1,0 +1,322 @@
+"""A notebook in JupyterLab in headless Chromium: opened, run, its sliders moved as a hand moves them, pictures compared.
+
+Used by walk.py, test_browser.py and tests/benchmarks/slider_latency.py. Nothing is ever saved: the notebook's file stays as it is.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Browser, ElementHandle, Page, Playwright, Route, sync_playwright
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+SETTINGS = {  # JupyterLab asks nobody for news and saves nothing by itself
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    "docmanager-extension/plugin": {"autosave": False},
+}
+HANDLES = ".jp-OutputArea-output .noUi-handle"
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium or Chrome: $CHROMIUM, else the first on the PATH; None if there is none."""
+    named = os.environ.get("CHROMIUM")
+    if named:
+        return shutil.which(named)
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+
+
+# -- JupyterLab and Chromium ---------------------------------------------------------------------------------------------
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def jupyter_lab(root: Path, seconds: float = 90) -> Iterator[str]:
+    """Start JupyterLab on `root` with folders and a port of its own; yields its address. Raises RuntimeError if it does not start."""
+    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as temporary:
+        home = Path(temporary)
+        for name, values in SETTINGS.items():
+            file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
+        folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings",
+                   "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython"}
+        environment = os.environ | {name: str(home / folder) for name, folder in folders.items()}
+        port = _free_port()
+        address = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "jupyter", "lab", f"--ServerApp.root_dir={root}", f"--ServerApp.port={port}",
+                   "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--ServerApp.open_browser=False",
+                   "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            command.append("--allow-root")
+        log = home / "log.txt"
+        with log.open("wb") as out:
+            server = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+            try:
+                _wait_for_server(server, address, time.monotonic() + seconds, log)
+                yield address
+            finally:
+                server.send_signal(signal.SIGTERM)                        # it ends its kernels first
+                try:
+                    server.wait(20)
+                except subprocess.TimeoutExpired:
+                    server.kill()
+                    server.wait()
+
+
+def _wait_for_server(server: subprocess.Popen, address: str, deadline: float, log: Path) -> None:
+    while True:
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"JupyterLab did not start; its last words:\n{log.read_text(errors='replace')[-2000:]}")
+        try:
+            urllib.request.urlopen(f"{address}/api/status", timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def chromium(playwright: Playwright | None = None) -> Iterator[Browser]:
+    """A headless Chromium. Playwright gives each a new folder for its user data. Raises RuntimeError if there is none."""
+    path = find_chromium()
+    if path is None:
+        raise RuntimeError("no Chromium found: install chromium, or name the browser's file in the environment variable CHROMIUM")
+    with contextlib.ExitStack() as stack:
+        playwright = playwright or stack.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True)
+        stack.callback(browser.close)
+        yield browser
+
+
+# -- one notebook --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Move:
+    """What moving one slider did. latencies: milliseconds from key press to the new picture painted."""
+
+    name: str
+    cell: int
+    live: bool = True                                                     # one <img> gets new bytes; frames: another <img> is shown
+    latencies: list[float] = field(default_factory=list)
+    by_key: bool = False                                                  # the picture changed
+    by_mouse: bool = False
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.latencies) if self.latencies else float("nan")
+
+    def __str__(self) -> str:
+        kind = "live" if self.live else "frames"
+        works = f"key {'moves' if self.by_key else 'DOES NOT MOVE'} the picture, mouse {'moves' if self.by_mouse else 'DOES NOT MOVE'} it"
+        return f"cell {self.cell:2d}  {self.name:14s} {kind:6s} {works}; median {self.median:6.1f} ms of {len(self.latencies)}"
+
+
+class Notebook:
+    """A notebook open in JupyterLab. errors: (cell number, text) of cells that ended in an error, after run()."""
+
+    def __init__(self, page: Page, address: str, path: str) -> None:
+        self.page, self.saves = page, []
+        page.route("**/api/contents/**", self._refuse_saving)
+        page.set_viewport_size({"width": 1200, "height": 1000})
+        page.goto(f"{address}/doc/tree/{urllib.parse.quote(path)}", wait_until="domcontentloaded", timeout=120_000)
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=120_000)
+        page.evaluate("""() => {
+            const panel = window.jupyterapp.shell.currentWidget;
+            Promise.all([panel.context.ready, panel.sessionContext.ready, panel.revealed]).then(
+                () => { window.panel = panel; window.notebook = panel.content; });
+        }""")
+        page.wait_for_function("window.notebook", timeout=60_000)
+        page.evaluate(WATCH)
+
+    def _refuse_saving(self, route: Route) -> None:
+        request = route.request
+        if request.method == "GET":
+            route.continue_()
+        elif urllib.parse.urlsplit(request.url).path.endswith("/checkpoints"):  # JupyterLab makes one on opening; pretend
+            route.fulfill(status=201, content_type="application/json",
+                          body=json.dumps({"id": "checkpoint", "last_modified": "2000-01-01T00:00:00Z"}))
+        else:
+            self.saves.append(f"{request.method} {request.url}")
+            route.abort()
+
+    def run(self, seconds: float = 900) -> list[tuple[int, str]]:
+        """Restart the kernel, run all cells, wait; returns (cell number, error) of each cell that failed,
+        did not run, or holds a widget that the page cannot show.
+
+        Raises playwright's TimeoutError after `seconds`.
+        """
+        self.page.evaluate("""() => {
+            window.finished = false;
+            (async () => {
+                await panel.sessionContext.session.kernel.restart();
+                await jupyterapp.commands.execute('notebook:run-all-cells');
+                window.finished = true;
+            })().catch(error => { window.finished = 'cannot run: ' + error; });
+        }""")
+        self.page.wait_for_function("window.finished", timeout=1000 * seconds, polling=250)
+        ended = self.page.evaluate("window.finished")
+        if ended is not True:
+            raise RuntimeError(ended)
+        self.wait_idle()
+        found = self.page.evaluate("""() => [...notebook.model.cells].flatMap((cell, i) => cell.type !== 'code' ? [] :
+            cell.toJSON().outputs.filter(o => o.output_type === 'error').map(o => [i, o.ename + ': ' + o.evalue]))""")
+        unrun = self.page.evaluate("""() => [...notebook.model.cells].map((cell, i) => [i, cell]).filter(([i, cell]) =>
+            cell.type === 'code' && cell.sharedModel.getSource().trim() && cell.executionCount == null).map(([i]) => i)""")
+        failed = [(i, text) for i, text in found]
+        for i in self.slider_cells():                                     # a widget's page code can fail where Python is content
+            self.show_cell(i)
+            if self.page.evaluate("i => notebook.widgets[i].node.innerText.includes('Click to show javascript error')", i):
+                failed.append((i, "a widget cannot be shown: its code in the page failed"))
+        return failed + [(i, "did not run") for i in unrun if i not in dict(failed)]
+
+    def wait_idle(self, seconds: float = 120) -> None:
+        """Wait until the kernel has nothing to do and the page has drawn it."""
+        self.page.wait_for_function("panel.sessionContext.session.kernel.status === 'idle'", timeout=1000 * seconds, polling=50)
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def show_cell(self, index: int) -> None:
+        """Bring a cell into view; JupyterLab puts cells into the page only when they are near it."""
+        self.page.evaluate("async i => { await notebook.scrollToItem(i, 'start', 0); }", index)
+        self.page.wait_for_function("i => notebook.widgets[i].isAttached && notebook.widgets[i].inViewport", arg=index, timeout=20_000)
+        self.page.wait_for_timeout(300)
+
+    def shots(self, folder: Path) -> list[Path]:
+        """Pictures of the whole notebook, top to bottom, each overlapping the last a little: shot_00.png, shot_01.png …"""
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("shot_*.png"):
+            old.unlink()
+        outer = "(notebook.node.querySelector('.jp-WindowedPanel-outer') ?? notebook.node)"
+        self.page.evaluate(f"{outer}.scrollTop = 0")
+        paths = []
+        while True:
+            self.page.wait_for_timeout(500)                               # cells come into the page, pictures are decoded
+            path = folder / f"shot_{len(paths):02d}.png"
+            self.page.screenshot(path=path)
+            paths.append(path)
+            at, high, whole = self.page.evaluate(f"(e => [e.scrollTop, e.clientHeight, e.scrollHeight])({outer})")
+            if at + high >= whole - 2 or len(paths) >= 100:
+                return paths
+            self.page.evaluate(f"{outer}.scrollTop = {at + high - 60}")
+
+    def slider_cells(self) -> list[int]:
+        """Numbers of the cells whose output holds a widget."""
+        return self.page.evaluate("""() => [...notebook.model.cells].flatMap((cell, i) => cell.type === 'code' &&
+            cell.toJSON().outputs.some(o => o.data?.['application/vnd.jupyter.widget-view+json']) ? [i] : [])""")
+
+    def sliders(self, cell: int) -> list[ElementHandle]:
+        """The handles of the sliders in a cell's output (the cell is brought into view)."""
+        self.show_cell(cell)
+        node = self.page.evaluate_handle("i => notebook.widgets[i].node", cell).as_element()
+        node.wait_for_selector(".jp-OutputArea-output .jupyter-widgets", timeout=20_000)
+        return node.query_selector_all(HANDLES)
+
+    def move(self, cell: int, handle: ElementHandle, presses: int = 15, seconds: float = 20) -> Move:
+        """Move a slider by `presses` keys (fewer if that takes longer than `seconds`), then drag it; see Move."""
+        name = handle.evaluate("handle => handle.closest('.widget-slider').querySelector('label')?.innerText ?? ''")
+        result = Move(name, cell)
+        handle.focus()
+        end = time.monotonic() + seconds
+        for i in range(presses + 1):
+            before = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
+            value = handle.get_attribute("aria-valuenow")
+            key = handle.evaluate("h => Number(h.ariaValueNow) >= Number(h.ariaValueMax) ? 'ArrowLeft' : 'ArrowRight'")
+            handle.evaluate("handle => watch.start(handle)")
+            self.page.keyboard.press(key)
+            latency, result.live = handle.evaluate("() => watch.painted") or (None, result.live)
+            self.wait_idle()
+            after = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
+            if latency is not None and after != before and handle.get_attribute("aria-valuenow") != value:
+                result.by_key = True
+                if i > 0:                                                 # the first press warms up
+                    result.latencies.append(latency)
+            if time.monotonic() > end and i > 0:
+                break
+        result.by_mouse = self._drag(handle)
+        return result
+
+    def _drag(self, handle: ElementHandle) -> bool:
+        handle.scroll_into_view_if_needed()
+        before = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
+        value = handle.get_attribute("aria-valuenow")
+        box, rail = handle.bounding_box(), handle.evaluate_handle("h => h.closest('.noUi-base')").as_element().bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        goal = rail["x"] + rail["width"] * (0.25 if x > rail["x"] + rail["width"] / 2 else 0.75)
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(goal, y, steps=6)
+        self.page.mouse.up()
+        self.wait_idle()
+        self.page.wait_for_timeout(200)
+        self.wait_idle()
+        after = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
+        return after != before and handle.get_attribute("aria-valuenow") != value
+
+
+# In the page: which picture a panel shows (a hash of its bytes), and how long after a key press a new one is painted.
+WATCH = """() => {
+    const panelOf = handle => {
+        let panel = handle.closest('.widget-vbox');                       // the outermost box of this output
+        for (let up = panel; up; up = up.parentElement.closest('.widget-vbox')) panel = up;
+        return panel;
+    };
+    const pictures = panel => [...panel.querySelectorAll('img')];
+    const visible = panel => pictures(panel).filter(img => img.offsetParent !== null);
+    const shown = async panel => {
+        const parts = [];
+        for (const img of visible(panel)) {
+            const bytes = await (await fetch(img.src)).arrayBuffer();
+            const hash = await crypto.subtle.digest('SHA-1', bytes);
+            parts.push([...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join(''));
+        }
+        return parts.join(' ');
+    };
+    const now = panel => visible(panel).map(img => img.src).join(' ');
+    const start = (handle, limit = 30000) => {
+        const panel = panelOf(handle), before = now(panel), element = visible(panel)[0];
+        window.watch.painted = new Promise(resolve => {
+            let pressed = null, over = false;
+            const key = event => { pressed ??= event.timeStamp; };
+            const finish = value => {
+                if (over) return;
+                over = true;
+                observer.disconnect(); clearTimeout(timer);
+                document.removeEventListener('keydown', key, true);
+                resolve(value);
+            };
+            const look = async () => {
+                if (pressed === null || over || now(panel) === before || !visible(panel).length) return;
+                await Promise.all(visible(panel).map(img => img.decode().catch(() => {})));
+                requestAnimationFrame(() => {                             // a message after the frame: it has been painted
+                    const channel = new MessageChannel();
+                    channel.port1.onmessage = () => finish([performance.now() - pressed, visible(panel)[0] === element]);
+                    channel.port2.postMessage(0);
+                });
+            };
+            const observer = new MutationObserver(look);
+            document.addEventListener('keydown', key, true);
+            observer.observe(panel, {subtree: true, childList: true, attributes: true, attributeFilter: ['src', 'class', 'style']});
+            const timer = setTimeout(() => finish(null), limit);
+        });
+    };
+    window.watch = {panelOf, pictures, shown, start, painted: null};
+}"""
