@@ -57,24 +57,32 @@ def read_config(name: str) -> dict:
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
         raise FileNotFoundError(f"there is no config {name!r}; known are {known}, or give the path of a .yaml file")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a readable YAML file ({error}); compare configs/toycats32.yaml") from error
     parts = {"data", "diffusion", "model", "train"}
     if not isinstance(config, dict) or set(config) != parts:
-        raise ValueError(f"{path} must hold the parts {', '.join(sorted(parts))}, not {sorted(config) if isinstance(config, dict) else config!r}")
+        found = ", ".join(map(str, config)) if isinstance(config, dict) else repr(config)
+        raise ValueError(f"{path} must hold the parts {', '.join(sorted(parts))}, not {found}")
     return config
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a model as a config says, command-line flags winning over it."""
     config = read_config(arguments.config)
-    settings = {**config["train"], **{k: v for k in ("steps", "seed", "batch_size", "learning_rate") if (v := getattr(arguments, k)) is not None}}
+    flags = {name: getattr(arguments, name) for name in ("steps", "seed", "batch_size", "learning_rate")}
+    settings = {**config["train"], **{name: value for name, value in flags.items() if value is not None}}
     process = dict(config["diffusion"])
     try:
         train_config = TrainConfig(**settings)
-        diffusion = GaussianDiffusion(make_betas(process.pop("schedule"), process.pop("T"), zero_terminal_snr=process.pop("zero_terminal_snr", False)),
-                                      **process)
+        zero_terminal_snr = process.pop("zero_terminal_snr", False)
+        betas = make_betas(process.pop("schedule"), process.pop("T"), zero_terminal_snr=zero_terminal_snr)
+        diffusion = GaussianDiffusion(betas, **process)
         torch.manual_seed(train_config.seed)  # the weights the network starts from
         model = UNet(**config["model"])
+    except KeyError as error:
+        raise ValueError(f"config {arguments.config}: the part diffusion lacks {error}; compare configs/toycats32.yaml") from error
     except TypeError as error:  # a misspelt key in the file
         raise ValueError(f"config {arguments.config}: {error}") from error
     out = Path(arguments.out or f"runs/{Path(arguments.config).stem}")
@@ -96,8 +104,6 @@ def train(arguments: argparse.Namespace) -> None:
         curve = plot_curves({"loss": (steps, running_mean(losses, 50))}, xlabel="training step", logy=True,
                             ylabel="loss (mean of the last 50 rows of log.csv)")
         curve.savefig(out / "loss.png", dpi=100)
-
-
 
 def sample(arguments: argparse.Namespace) -> None:
     """Draw pictures, one a seed."""

@@ -126,6 +126,8 @@ def test_wrong_settings_in_a_config(config: Path, tmp_path: Path, capsys: pytest
     for old, new, expected in (
         ("schedule: cosine", "schedule: cosinus", "cosinus"),
         ("T: 50", "T: 0", "not 0"),
+        ("T: 50, ", "", "'T'"),
+        ("schedule: cosine", "schedule: [", "YAML"),
         ("batch_size: 4", "batchsize: 4", "batchsize"),
         ("channels: 8", "chanels: 8", "chanels"),
         ("image_size: 8", "image_size: 9", "9"),
