@@ -6,12 +6,13 @@ VENV := .venv/bin
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help setup lab test test-lib test-notebooks notebooks lint clean
+.PHONY: help setup lab test test-lib test-notebooks notebooks figures lint clean
 
 help:
 	@echo "make lab         open the notebooks in JupyterLab (PORT=8888)"
 	@echo "make test        lint, library tests, and every notebook with its outputs compared"
 	@echo "make notebooks   run all notebooks again, in place"
+	@echo "make figures     draw the README's picture again, from the shipped weights"
 	@echo "make lint        ruff, notebooks included"
 	@echo "make clean       remove .venv and caches"
 
@@ -37,6 +38,10 @@ test-notebooks: setup
 
 notebooks: setup
 	@$(VENV)/python tests/execute_notebooks.py
+
+figures: setup
+	@$(VENV)/python -m diffusion_lib sample toycats32 --n 64 --seed 0 --sampler ddim --steps 25 \
+		--columns 16 --scale 2 --grid figures/toycats32_grid.png
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

@@ -132,7 +132,7 @@ def sample(arguments: argparse.Namespace) -> None:
         for seed, picture in zip(seeds, torch.cat(pictures), strict=True):
             Image.fromarray(picture.permute(1, 2, 0).numpy()).save(Path(arguments.out) / f"{seed:05d}.png")
     if arguments.grid:
-        save_grid(torch.cat(pictures), arguments.grid)
+        save_grid(torch.cat(pictures), arguments.grid, arguments.columns, arguments.scale)
     print(f"{arguments.n} pictures, seeds {seeds[0]} to {seeds[-1]}, {arguments.sampler}, {arguments.steps} steps: "
           f"{' and '.join(str(p) for p in (arguments.out, arguments.grid) if p)}")
 
@@ -192,6 +192,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--guidance", type=float, default=1.0, help="guidance scale: 0 ignores the class, 1 asks, more insists")
     p.add_argument("--out", help="folder for one PNG a sample, named by its seed")
     p.add_argument("--grid", help="one PNG with all samples")
+    p.add_argument("--columns", type=int, help="pictures in a row of the grid (as many as there are rows)")
+    p.add_argument("--scale", type=int, default=1, help="screen pixels per picture pixel in the grid")
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--device", default="auto")
     p.set_defaults(run=sample)
