@@ -58,7 +58,7 @@ class NotANumber(nn.Module):
     def __init__(self, bad: Sequence[int]) -> None:
         super().__init__()
         self.weight, self.bad, self.calls = nn.Parameter(torch.tensor(0.5)), bad, 0
-        self.config, self.in_channels, self.image_size = {"bad": str(bad)}, 3, 8
+        self.config, self.in_channels, self.image_size = {}, 3, 8
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         self.calls += 1
