@@ -86,21 +86,19 @@ def show(picture: "Image.Image | Figure | bytes", alt: str, caption: str | None 
     """
     if not alt.strip():
         raise ValueError("alt must say in words what the picture shows; it is read aloud in its place")
-    kind = "image/png"
     if hasattr(picture, "savefig"):
         buffer = io.BytesIO()
         picture.savefig(buffer, format="png", dpi=100)
         picture = buffer.getvalue()
     if isinstance(picture, Image.Image):
-        buffer = io.BytesIO()
-        # It is written into the notebook: small before quick. Noise does not compress, so large sheets are JPEG; the size
-        # of the sheet decides, not that of the file, which differs from machine to machine.
+        # It is written into the notebook: small before quick. Noise does not compress, so a large sheet gets the 256 colours
+        # that fit it best, a third of the bytes; pictures enlarged pixel by pixel would be larger still as JPEG.
         if picture.width * picture.height > 60_000:
-            kind = "image/jpeg"
-            picture.save(buffer, "JPEG", quality=90, subsampling=0, optimize=True)
-        else:
-            picture.save(buffer, "PNG", optimize=True)
+            picture = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", optimize=True)
         picture = buffer.getvalue()
+    png = picture
     try:
         from IPython import get_ipython
         from IPython.display import display
@@ -109,7 +107,7 @@ def show(picture: "Image.Image | Figure | bytes", alt: str, caption: str | None 
     if get_ipython() is None:
         print(f"[picture: {alt}]")
         return
-    display({kind: picture, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
+    display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
     if caption:
         # JupyterLab itself drops the alternative text of outputs; the label of this block is what it reads aloud
         block = f'<div role="figure" aria-label="{html.escape(alt)}"><em>{html.escape(caption)}</em></div>'

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
             print(f"{path.name}: {execute(path):.0f} s, {path.stat().st_size / 1e3:.0f} kB", flush=True)
         except CellExecutionError as error:
             failed += 1
-            print(f"{path.name}: failed and left as it was\n{error}", file=sys.stderr)
+            print(f"{path.name}: failed and left as it was; {error.ename}: {error.evalue}\n{str(error)[:2000]}", file=sys.stderr)
     return 1 if failed else 0
 
 
