@@ -29,8 +29,8 @@ SIZE, SMALL = 32, 16  # larger pictures are brought to SIZE; the search starts a
 # drawings with some noise and good samples of toycats32 on one side, and means of two cats, patched-up cats and blurs on the
 # other. Eyes and pattern are small: a faint texture, as samples have, blurs what they say, so CLEAR asks for nothing there.
 LEFT_OVER, COLOUR = 0.6, 0.18  # at most
-DETAIL, DETAIL_WORST = 0.7, 0.4  # at least; 1 is what the drawing has
-CLEAR = {"fur": 0.2, "pattern": 0.0, "eyes": 0.0, "ears": 0.55, "background": 0.12}  # at least; 1: just so, 0: halfway
+DETAIL, DETAIL_WORST = 0.65, 0.3  # at least; 1 is what the drawing has
+CLEAR = {"fur": 0.2, "pattern": 0.0, "eyes": 0.0, "ears": 0.35, "background": 0.12}  # at least; 1: just so, 0: halfway
 CLEAR_HALF = -0.3
 FLAT = 0.05  # variance that counts as little: keeps faint noise on a plain background from weighing much
 FAINT = 0.002  # the same for detail: no edges are asked for where the drawing has none
