@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _oxford_cats(size: int, root: Path, spec: str) -> ImageData:
     data = _download("Oxford-IIIT Pet", root, make)
     files = [Path(file) for file in data._images]
     cats = [file for file, dog in zip(files, data._bin_labels, strict=True) if not dog]
-    images, skipped = _read(cats, size)
+    images, _, skipped = _read(cats, size)
     return ImageData(images, torch.zeros(len(images), dtype=torch.int64), ("cat",), spec, skipped)
 
 
@@ -120,7 +121,7 @@ def _download(title: str, root: Path, make: Callable[[bool], Any]) -> Any:
     socket.setdefaulttimeout(30)                                                     # a silent network ends, too
     try:
         return make(True)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RuntimeError(f"{title} is not in {root} and could not be downloaded ({reason}); connect to a network, or "
                            "use folder:PATH for your own pictures, or toycats, which needs no download") from error
@@ -136,9 +137,8 @@ def _folder(path: Path, size: int, spec: str) -> ImageData:
     files = _pictures_below(path)
     if not files:
         raise ValueError(f"no pictures below {path}; it looks for files that end in {', '.join(sorted(SUFFIXES))}")
-    images, skipped = _read(files, size)
-    bad = {entry.partition(": ")[0] for entry in skipped}
-    owners = [file.absolute().parent.name for file in files if str(file) not in bad]
+    images, good, skipped = _read(files, size)
+    owners = [file.absolute().parent.name for file in good]
     classes = tuple(sorted(set(owners)))
     labels = torch.tensor([classes.index(owner) for owner in owners])
     return ImageData(images, labels, classes, spec, skipped)
@@ -158,8 +158,8 @@ def _pictures_below(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _read(files: Sequence[Path], size: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Decode files in a few threads: readable ones as uint8 (N, 3, size, size), "file: reason" for the others."""
+def _read(files: Sequence[Path], size: int) -> tuple[Tensor, list[Path], tuple[str, ...]]:
+    """Decode files in a few threads: pictures uint8 (N, 3, size, size), their files, "file: reason" for the unreadable."""
 
     def read(file: Path) -> Tensor | str:
         try:
@@ -170,22 +170,24 @@ def _read(files: Sequence[Path], size: int) -> tuple[Tensor, tuple[str, ...]]:
             return f"{file}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(read, files))
-    skipped = tuple(result for result in results if isinstance(result, str))
-    good = [result for result in results if not isinstance(result, str)]
-    names = [Path(entry.partition(": ")[0]).name for entry in skipped]
+        results = dict(zip(files, pool.map(read, files), strict=True))
+    good = {file: result for file, result in results.items() if isinstance(result, Tensor)}
+    skipped = tuple(result for result in results.values() if isinstance(result, str))
+    names = [file.name for file in results if file not in good]
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     if not good:
         raise ValueError(f"none of the {len(files)} picture files could be read ({shown}); first reason: {skipped[0]}")
     if skipped:
         message = f"skipped {len(skipped)} of {len(files)} files that cannot be read as pictures: {shown}"
         warnings.warn(message, stacklevel=4)
-    return torch.stack(good), skipped
+    return torch.stack(list(good.values())), list(good), skipped
 
 
 def _fit(image: Image.Image, size: int) -> Tensor:
     """Upright, RGB (transparency over white), short side reduced to size, centre crop: uint8 (3, size, size)."""
     image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):                                                 # 16-bit grey: convert() would clip
         grey = np.asarray(image).astype(np.int64)
         image = Image.fromarray((grey // 257 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8))
@@ -225,35 +227,3 @@ def to_uint8(images: Tensor) -> Tensor:
     if images.isnan().any():
         raise ValueError("the pictures contain NaN (not a number): look for the step that made it")
     return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def check_images(images: Tensor, *, channels: int | None = 3, bounded: bool = False, what: str = "images") -> Tensor:
-    """Return `images` if they are float32 (B, channels, H, W) without NaN or infinity; else raise ValueError, one line.
-
-    channels: None allows any number. bounded: they must also lie in [-1, 1], as clean pictures do, noisy ones not.
-    """
-    if not isinstance(images, Tensor):
-        raise ValueError(f"{what} must be a torch tensor (B, C, H, W), not {type(images).__name__}")
-    if images.dtype == torch.uint8:
-        raise ValueError(f"{what} are uint8 (0 … 255), but float32 in [-1, 1] is needed: use to_float(images)")
-    if images.dtype != torch.float32:
-        raise ValueError(f"{what} are {images.dtype}, but float32 in [-1, 1] is needed: use images.float()"
-                         + ("" if images.is_floating_point() else " after scaling to [-1, 1]"))
-    if images.ndim != 4:
-        raise ValueError(f"{what} have shape {tuple(images.shape)}, but (B, C, H, W) is needed"
-                         + (": use images[None] for a single picture" if images.ndim == 3 else ""))
-    if channels is not None and images.shape[1] != channels:
-        hint = ": use images.permute(0, 3, 1, 2)" if images.shape[3] == channels else ""
-        shape = tuple(images.shape)
-        raise ValueError(f"{what} have {images.shape[1]} channels (shape {shape}), but {channels} are needed{hint}")
-    bad = ~images.isfinite()
-    if bad.any():
-        first = int(bad.flatten(1).any(1).nonzero()[0])
-        value = images[first][bad[first]][0].item()
-        raise ValueError(f"{what}[{first}] contains {value}: leave that picture out, or look for the step that made it")
-    if bounded and images.numel():
-        low, high = float(images.min()), float(images.max())
-        if low < -1.001 or high > 1.001:
-            raise ValueError(f"{what} range from {low:.3g} to {high:.3g}, but pictures lie in [-1, 1]: "
-                             "to_float(pictures as uint8) scales them")
-    return images

@@ -1,22 +1,23 @@
 """ToyCats: an endless, seeded set of drawn cats whose every attribute is known. No download.
 
 A cat is a row of five labels (ATTRIBUTES) and a seed. The labels say what is in the caption, the seed moves everything
-else a little (JITTERS): place, size, tilt, how far the eyes are open. Each part is a *signed distance*: a formula that
-says how far a point lies outside a shape (negative inside). Dividing the distance by the width of a pixel gives how
-much of the pixel the shape covers, so edges are smooth and the same cat can be drawn at any size.
+else a little (JITTERS): place, size, tilt, how far the eyes are open. Parts are painted from back to front with the
+shapes of shapes.py, whose edges are smooth, so the same cat can be drawn at any size.
 
 Pixels are made with +, -, *, /, square root and comparisons only, so a cat is the same bytes in any batch. The reader
 that goes the other way, from a picture to its attributes, is in toyreader.py.
 
-Signed distances: Inigo Quilez, "2D distance functions". Seeds to numbers: Steele et al., "Fast splittable pseudorandom
-number generators" (2014), SplitMix64.
+Seeds to numbers: Steele et al., "Fast splittable pseudorandom number generators" (2014), SplitMix64.
 """
 
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
+
+from .shapes import Canvas
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "fur": ("white", "black", "ginger", "grey", "brown"),
@@ -49,70 +50,6 @@ PINK, DARK, WHITE = _colours((240, 132, 142), (40, 34, 42), (255, 255, 255))
 OUTLINE = 0.04                                                               # width of the line around the cat
 
 
-class _Canvas:
-    """Pictures being painted, (B, 3, H, W) in [0, 1], and where each pixel's centre lies in its cat's own frame.
-
-    Shapes are signed distances (B, H, W). Given x = side_x (left and right folded onto each other) one formula draws
-    the left part and the right part; given x they are drawn once.
-    """
-
-    def __init__(self, image: np.ndarray, x: np.ndarray, y: np.ndarray, pixel: np.ndarray) -> None:
-        self.image, self.x, self.y, self.pixel = image, x, y, pixel          # x, y (B, H, W); pixel (B, 1, 1)
-        self.side_x = abs(x)
-
-    def rows(self, low: float, high: float) -> "_Canvas":
-        """The part of the canvas that holds all that lies between two heights: painting less is faster."""
-        hit = np.flatnonzero(((self.y > low) & (self.y < high)).any(axis=(0, 2)))
-        part = slice(hit[0], hit[-1] + 1)
-        return _Canvas(self.image[:, :, part], self.x[:, part], self.y[:, part], self.pixel)
-
-    def cover(self, distance: np.ndarray) -> np.ndarray:
-        """Share of each pixel that a shape covers, from its signed distance."""
-        return np.clip(0.5 - distance / self.pixel, 0, 1)
-
-    def thin(self, distance: np.ndarray, half_width: np.ndarray | float) -> np.ndarray:
-        """The same for a line, from the distance to its middle; right for lines thinner than a pixel, too."""
-        distance, width = distance / self.pixel, half_width / self.pixel
-        return np.clip(0.5 + width - distance, 0, 1) - np.clip(0.5 - width - distance, 0, 1)
-
-    def paint(self, share: np.ndarray, colour: np.ndarray) -> None:
-        """Lay a colour, (3,) or (B, 3), over the picture where share (B, H, W) says so."""
-        colour = np.broadcast_to(colour, (len(self.image), 3))
-        for channel in range(3):
-            layer = self.image[:, channel]
-            layer += share * (colour[:, channel, None, None] - layer)
-
-    def circle(self, x: np.ndarray, cx: float, cy: float, radius: float) -> np.ndarray:
-        u, v = x - cx, self.y - cy
-        return np.sqrt(u * u + v * v) - radius
-
-    def ellipse(self, x: np.ndarray, cx: float, cy: float, rx: np.ndarray | float, ry: np.ndarray | float) -> np.ndarray:
-        u, v = (x - cx) / rx, (self.y - cy) / ry
-        length = np.sqrt(u * u + v * v)
-        u, v = u / rx, v / ry
-        return length * (length - 1) / (np.sqrt(u * u + v * v) + 1e-6)       # to first order: right near the edge
-
-    def stroke(self, x: np.ndarray, ax: float, ay: float, bx: float, by: float, start: float, end: float) -> np.ndarray:
-        """A line from a to b whose half width goes from start to end."""
-        u, v, du, dv = x - ax, self.y - ay, bx - ax, by - ay
-        along = np.clip((u * du + v * dv) / (du * du + dv * dv), 0, 1)
-        u, v = u - du * along, v - dv * along
-        return np.sqrt(u * u + v * v) - (start + (end - start) * along)
-
-    def leaf(self, x: np.ndarray, a: tuple[float, float], tip: tuple[float, float], b: tuple[float, float],
-             bulge: float, rounding: float) -> np.ndarray:
-        """The corner at tip between the arcs from a to tip and from tip to b; bulge is their radius."""
-        p, q = self._arc(x, a, tip, bulge) + rounding, self._arc(x, tip, b, bulge) + rounding
-        outside_p, outside_q = np.maximum(p, 0), np.maximum(q, 0)
-        return np.sqrt(outside_p * outside_p + outside_q * outside_q) + np.minimum(np.maximum(p, q), 0) - rounding
-
-    def _arc(self, x: np.ndarray, a: tuple[float, float], b: tuple[float, float], radius: float) -> np.ndarray:
-        du, dv = b[0] - a[0], b[1] - a[1]
-        chord = (du * du + dv * dv) ** 0.5
-        depth = (radius * radius - chord * chord / 4) ** 0.5 / chord
-        return self.circle(x, (a[0] + b[0]) / 2 - dv * depth, (a[1] + b[1]) / 2 + du * depth, radius)
-
-
 def render(attributes: np.ndarray, jitters: np.ndarray, size: int) -> np.ndarray:
     """Draw cats with given labels and given jitters.
 
@@ -138,7 +75,7 @@ def render(attributes: np.ndarray, jitters: np.ndarray, size: int) -> np.ndarray
     image -= np.float32(0.04) * centres[:, None]
 
     # 3. The cat, from back to front.
-    canvas = _Canvas(image, x, y, column(2 / size / scale))
+    canvas = Canvas(image, x, y, column(2 / size / scale))
     coat = np.clip(FUR[fur] + np.float32(fur_shade)[:, None], 0, 1)          # (B, 3)
     marks = np.where((pattern == 1)[:, None], STRIPE[fur], PATCH[fur])
     striped, patched, side = column(pattern == 1), column(pattern == 2), column(np.where(side < 0, -1, 1))
@@ -148,7 +85,7 @@ def render(attributes: np.ndarray, jitters: np.ndarray, size: int) -> np.ndarray
     return np.clip(image, 0, 1, out=image)
 
 
-def _paint_body(canvas: _Canvas, coat: np.ndarray, line: np.ndarray, marks: np.ndarray, striped: np.ndarray) -> None:
+def _paint_body(canvas: Canvas, coat: np.ndarray, line: np.ndarray, marks: np.ndarray, striped: np.ndarray) -> None:
     low = canvas.rows(0.4, 3)
     body = low.ellipse(low.x, 0, 1.1, 0.58, 0.56)
     low.paint(low.cover(body - OUTLINE), line)
@@ -161,7 +98,7 @@ def _paint_body(canvas: _Canvas, coat: np.ndarray, line: np.ndarray, marks: np.n
     low.paint(low.cover(low.ellipse(low.x, 0, 0.20, 0.62, 0.52)) * inside * np.float32(0.4), line)   # the head's shadow
 
 
-def _paint_head(canvas: _Canvas, coat: np.ndarray, line: np.ndarray, marks: np.ndarray, striped: np.ndarray,
+def _paint_head(canvas: Canvas, coat: np.ndarray, line: np.ndarray, marks: np.ndarray, striped: np.ndarray,
                 patched: np.ndarray, ears: np.ndarray, side: np.ndarray) -> None:
     x = canvas.side_x
     head = canvas.ellipse(canvas.x, 0, 0.09, 0.72, 0.56)
@@ -195,7 +132,7 @@ def _paint_head(canvas: _Canvas, coat: np.ndarray, line: np.ndarray, marks: np.n
     canvas.paint(canvas.cover(flap) * folded, coat * 0.85 + PINK * 0.15)
 
 
-def _paint_face(canvas: _Canvas, coat: np.ndarray, eye: np.ndarray, line: np.ndarray, whisker: np.ndarray,
+def _paint_face(canvas: Canvas, coat: np.ndarray, eye: np.ndarray, line: np.ndarray, whisker: np.ndarray,
                 opened: np.ndarray, pupil: np.ndarray, side: np.ndarray) -> None:
     face = canvas.rows(-0.2, 0.55)
     x, y = face.side_x, face.y
@@ -224,6 +161,15 @@ def _paint_face(canvas: _Canvas, coat: np.ndarray, eye: np.ndarray, line: np.nda
         face.paint(face.thin(face.stroke(x, 0.56, ay, 0.94, by, 0, 0), 0.013), whisker)
 
 
+def _whole(name: str, value: int, low: int | None = None, high: int | None = None) -> int:
+    """value as an int; ValueError, one line, unless it is a whole number from low to high."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or (low is not None and value < low) or (high is not None and value > high):
+        limits = "" if low is None else f", at least {low}" if high is None else f" from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number{limits}, not {value!r}")
+    return int(value)
+
+
 def _uniform(seeds: np.ndarray, count: int) -> np.ndarray:
     """Numbers in [0, 1), float64 (n, count), from integer seeds (n,): SplitMix64, so the same on every machine."""
     golden = np.uint64(0x9E3779B97F4A7C15)
@@ -243,12 +189,13 @@ def draw(attributes: torch.Tensor | np.ndarray, seeds: Iterable[int], size: int 
     The same labels and seed are the same cat at any size, and the same bytes in any batch.
     Raises ValueError for a size outside 16 ... 256, unknown labels, or another number of seeds.
     """
-    labels = np.atleast_2d(np.asarray(attributes, dtype=np.int64))
-    numbers = np.array([int(s) for s in seeds], dtype=np.int64)
-    if isinstance(size, bool) or not 16 <= size <= 256:
-        raise ValueError(f"cats are drawn at 16 to 256 pixels, not {size}")
-    if len(numbers) != len(labels) or labels.shape[1] != len(ATTRIBUTES):
-        raise ValueError(f"attributes must be (n, {len(ATTRIBUTES)}) with one seed a row, not {labels.shape} with {len(numbers)} seeds")
+    size = _whole("size", size, 16, 256)
+    labels = np.atleast_2d(np.asarray(attributes))
+    if labels.size and not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"attributes are integer labels, not {labels.dtype}")
+    keys = np.array([int(s) % 2**64 for s in seeds], dtype=np.uint64)
+    if len(keys) != len(labels) or labels.shape[1] != len(ATTRIBUTES):
+        raise ValueError(f"attributes must be (n, {len(ATTRIBUTES)}) with one seed a row, not {labels.shape} with {len(keys)} seeds")
     for column, (name, values) in enumerate(ATTRIBUTES.items()):
         if len(labels) and not 0 <= labels[:, column].min() <= labels[:, column].max() < len(values):
             raise ValueError(f"{name} is a label in 0 ... {len(values) - 1} ({', '.join(values)}), not {labels[:, column].tolist()[:5]}")
@@ -256,7 +203,7 @@ def draw(attributes: torch.Tensor | np.ndarray, seeds: Iterable[int], size: int 
     pictures = []
     for start in range(0, len(labels), 256):                                 # bounded memory, and it stays in the cache
         part = slice(start, start + 256)
-        jitters = low + (high - low) * _uniform(numbers[part], len(JITTERS))
+        jitters = low + (high - low) * _uniform(keys[part], len(JITTERS))
         pictures.append(np.uint8(render(labels[part], jitters, size) * 255 + 0.5))
     return torch.from_numpy(np.concatenate(pictures)) if pictures else torch.empty((0, 3, size, size), dtype=torch.uint8)
 
@@ -282,10 +229,9 @@ class ToyCats:
     name = "toycats"
 
     def __init__(self, size: int = 32, n: int = 10_000, seed: int = 0, exclude: Mapping[str, str] | None = None) -> None:
-        if isinstance(size, bool) or not 16 <= size <= 256:
-            raise ValueError(f"cats are drawn at 16 to 256 pixels, not {size}")
-        if n < 1:
-            raise ValueError(f"a set needs at least one cat, not {n}")
+        size, n, seed = _whole("size", size, 16, 256), _whole("n", n, 1), _whole("seed", seed)
+        if exclude is not None and not isinstance(exclude, Mapping):
+            raise ValueError(f"exclude is a dictionary such as {{'fur': 'white', 'pattern': 'stripes'}}, not {exclude!r}")
         for key, value in (exclude or {}).items():
             if value not in ATTRIBUTES.get(key, ()):
                 known = ", ".join(ATTRIBUTES.get(key, ATTRIBUTES))
@@ -293,7 +239,7 @@ class ToyCats:
         self.size, self.seed, self.exclude = size, seed, dict(exclude or {})
         labels, seeds, start = [], [], 0
         while sum(map(len, seeds)) < n:
-            number = np.arange(start, start + n, dtype=np.int64) + np.int64(seed) * 1_000_003_000_001
+            number = np.arange(start, start + n, dtype=np.uint64) + np.uint64(seed * 1_000_003_000_001 % 2**64)
             rows = (_uniform(~number, len(ATTRIBUTES)) * [len(v) for v in ATTRIBUTES.values()]).astype(np.int64)
             hit = np.full(n, bool(self.exclude))
             for column, (key, values) in enumerate(ATTRIBUTES.items()):
