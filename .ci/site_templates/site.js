@@ -1,0 +1,25 @@
+// Frame sliders: every picture is in the page already, one of them shown. Keys are those of any <input type="range">.
+for (const figure of document.querySelectorAll("figure.frames")) {
+  const slider = figure.querySelector("input"), output = figure.querySelector("output"), button = figure.querySelector("button");
+  const pictures = [...figure.querySelectorAll("img")];
+  let timer = null;
+  const show = () => {
+    pictures.forEach((picture, i) => { picture.hidden = i !== slider.valueAsNumber; });
+    output.value = pictures[slider.valueAsNumber].dataset.value;
+    slider.setAttribute("aria-valuetext", pictures[slider.valueAsNumber].alt);
+  };
+  const play = (on) => {
+    clearInterval(timer);
+    timer = on ? setInterval(() => { slider.valueAsNumber += 1; show(); if (slider.value === slider.max) play(false); },
+                             Number(button.dataset.interval)) : null;
+    button.textContent = on ? "❚❚" : "▶";
+    button.setAttribute("aria-pressed", on);
+  };
+  slider.addEventListener("input", () => { if (timer) play(false); show(); });
+  button?.addEventListener("click", () => {
+    if (!timer && slider.value === slider.max) { slider.value = 0; show(); }
+    play(!timer);
+  });
+  figure.querySelector(".controls").hidden = false;
+  show();                                                  // a browser may have kept the slider's place from an earlier visit
+}
