@@ -6,12 +6,13 @@ VENV := .venv/bin
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help setup lab test test-lib test-notebooks notebooks figures lint clean
+.PHONY: help setup lab test test-lib test-notebooks notebooks figures site lint clean
 
 help:
 	@echo "make lab         open the notebooks in JupyterLab (PORT=8888)"
 	@echo "make test        lint, library tests, and every notebook with its outputs compared"
 	@echo "make notebooks   run all notebooks again, in place"
+	@echo "make site        the notebooks as static pages in site/, for reading without Python or a network"
 	@echo "make figures     draw the README's picture again, from the shipped weights"
 	@echo "make lint        ruff, notebooks included"
 	@echo "make clean       remove .venv and caches"
@@ -38,6 +39,9 @@ test-notebooks: setup
 
 notebooks: setup
 	@$(VENV)/python tests/execute_notebooks.py
+
+site: setup
+	@$(VENV)/python .ci/make_site.py
 
 figures: setup
 	@$(VENV)/python -m diffusion_lib sample toycats32 --n 64 --seed 0 --sampler ddim --steps 25 \
