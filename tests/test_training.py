@@ -443,7 +443,7 @@ def test_a_second_run_on_one_folder_is_refused(trainer, tmp_path: Path, refuses)
 def test_interrupt_finishes_the_step_keeps_the_model_and_says_how_to_go_on(trainer, capsys: pytest.CaptureFixture) -> None:
     whole = trainer().fit()
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    t = trainer(callbacks=(lambda t: t.step == 2 and os.kill(os.getpid(), signal.SIGINT),)).fit()  # Ctrl-C, or JupyterLab's stop button
+    t = trainer(callbacks=(lambda t: t.step == 2 and signal.raise_signal(signal.SIGINT),)).fit()  # Ctrl-C, or JupyterLab's stop button
     assert t.step == 2 and t.losses == whole.losses[:2] and not t.model.training
     out = capsys.readouterr().out
     assert out == "stopped at step 2 of 6; the model is kept, and trainer.fit() goes on from here\n"
@@ -455,8 +455,8 @@ def test_interrupt_finishes_the_step_keeps_the_model_and_says_how_to_go_on(train
 def test_a_second_interrupt_is_obeyed_at_once(trainer, tmp_path: Path) -> None:
     def twice(t: Trainer) -> None:
         if t.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     t = trainer(out=tmp_path, callbacks=(twice,))
     with pytest.raises(KeyboardInterrupt):
