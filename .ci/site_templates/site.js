@@ -15,7 +15,9 @@ for (const figure of document.querySelectorAll("figure.frames")) {
     button.textContent = on ? "❚❚" : "▶";
     button.setAttribute("aria-pressed", on);
   };
-  slider.addEventListener("input", () => { if (timer) play(false); show(); });
+  for (const touch of ["keydown", "pointerdown", "input"]) {
+    slider.addEventListener(touch, () => { if (timer) play(false); show(); });   // a hand on the slider stops it
+  }
   button?.addEventListener("click", () => {
     if (!timer && slider.value === slider.max) { slider.value = 0; show(); }
     play(!timer);
