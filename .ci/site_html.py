@@ -50,6 +50,10 @@ def _tidy(tag: str, element: ElementTree.Element) -> None:
         element.attrib.pop("accent", None)                 # as an accent, the bar touches the letter in many fonts: α and ᾱ look alike
         if len(element[0]) == 0:                           # over one letter, an accent does not stretch
             element[1].set("stretchy", "false")
+    for before, after in reversed(list(zip(list(element), list(element)[1:], strict=False))):
+        if before.tag == f"{{{MATHML}}}mi" and len(before.text or "") > 1 and after.tag != f"{{{MATHML}}}mo":
+            space = ElementTree.Element(f"{{{MATHML}}}mspace", width="0.167em")     # cos x, not cosx
+            element.insert(list(element).index(after), space)
     letters = [child for child in element if child.tag == f"{{{MATHML}}}mi" and child.get("mathvariant") == "normal"]
     if tag == "mrow" and len(element) > 1 and len(letters) == len(element):
         word = "".join(letter.text or "" for letter in letters)    # \mathrm{conv} is one word, for reading aloud too

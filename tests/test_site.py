@@ -266,6 +266,8 @@ def test_formulas_become_mathml():
     assert not made.mover.has_attr("accent")                              # it would touch the letter
     assert "-0.167em" in str(made) and "negativethin" not in str(made)
     assert BeautifulSoup(mathml(r"\mathrm{conv}(x)"), "html.parser").mi.get_text() == "conv"
+    made = BeautifulSoup(mathml(r"\cos \omega_0 t + \cos(x)"), "html.parser").math.mrow
+    assert [tag.name for tag in made.find_all(True, recursive=False)] == ["mi", "mspace", "msub", "mi", "mo", "mi", "mo", "mi", "mo"]
 
 
 @pytest.mark.parametrize("tex", [r"\foo x", r"\frac{a", r"\left( x", "x^", "x_a_b", "a & b", "a}", r"\begin{cases} 1"])
