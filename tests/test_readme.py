@@ -35,7 +35,7 @@ config, cats, ddim = library.TrainConfig, library.ToyCats, library.ddim
 
 def short_config(**settings):
     asked.update(train_steps=settings["steps"])
-    return config(**{{**settings, "steps": 3, "batch_size": 4, "device": "cpu", "precision": "float32"}})
+    return config(**{{**settings, "steps": 2, "batch_size": 2, "device": "cpu", "precision": "float32"}})
 
 def short_ddim(diffusion, model, shape, *, steps, seeds):
     asked.update(sampling_steps=steps, seeds=list(seeds), shape=shape)

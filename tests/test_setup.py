@@ -137,11 +137,12 @@ def test_every_import_is_installed_by_pyproject() -> None:
     package_of = {"PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image", "bs4": "beautifulsoup4"}
     library = {*direct(), "ipython", "traitlets"}  # the last two are ipykernel's and ipywidgets' own interface
     tests = [*(ROOT / "tests").rglob("*.py"), *(ROOT / ".ci").glob("*.py")]
+    own = sys.stdlib_module_names | {"diffusion_lib", *(path.stem for path in tests)}
     for path in [*(ROOT / "diffusion_lib").glob("*.py"), *tests]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"diffusion_lib", *(t.stem for t in tests)}:
+            for top in {name.split(".")[0] for name in names} - own:
                 package = canonicalize_name(package_of.get(top, top))
                 allowed = reachable() if path in tests else library
                 assert package in allowed, f"{path.name} imports {top}, which pyproject.toml does not name"
