@@ -290,32 +290,31 @@ WATCH = """() => {
         }
         return parts.join(' ');
     };
-    const now = panel => visible(panel).map(img => img.src).join(' ');
+    // Nothing below may ask for the layout: that would be timed too. The browser itself says when an <img> that bears the
+    // attribute elementtiming was painted with new bytes (Element Timing). A Stack keeps only the child it shows in the page.
     const start = (handle, limit = 30000) => {
-        const panel = panelOf(handle), before = now(panel), element = visible(panel)[0];
+        const panel = panelOf(handle), element = pictures(panel)[0];
+        const mark = () => pictures(panel).forEach(img => {
+            if (!img.hasAttribute('elementtiming')) img.setAttribute('elementtiming', 'slider');
+        });
+        mark();
         window.watch.painted = new Promise(resolve => {
-            let pressed = null, over = false;
+            let pressed = null;
             const key = event => { pressed ??= event.timeStamp; };
             const finish = value => {
-                if (over) return;
-                over = true;
-                observer.disconnect(); clearTimeout(timer);
+                changes.disconnect(); paints.disconnect(); clearTimeout(timer);
                 document.removeEventListener('keydown', key, true);
                 resolve(value);
             };
-            const look = async () => {
-                if (pressed === null || over || now(panel) === before || !visible(panel).length) return;
-                await Promise.all(visible(panel).map(img => img.decode().catch(() => {})));
-                requestAnimationFrame(() => {                             // a message after the frame: it has been painted
-                    const channel = new MessageChannel();
-                    channel.port1.onmessage = () => finish([performance.now() - pressed, visible(panel)[0] === element]);
-                    channel.port2.postMessage(0);
-                });
-            };
-            const observer = new MutationObserver(look);
-            document.addEventListener('keydown', key, true);
-            observer.observe(panel, {subtree: true, childList: true, attributes: true, attributeFilter: ['src', 'class', 'style']});
+            const changes = new MutationObserver(mark);
+            const paints = new PerformanceObserver(list => {
+                const entry = list.getEntries().find(e => pressed !== null && e.renderTime > pressed && panel.contains(e.element));
+                if (entry) finish([entry.renderTime - pressed, entry.element === element]);
+            });
             const timer = setTimeout(() => finish(null), limit);
+            document.addEventListener('keydown', key, true);
+            changes.observe(panel, {subtree: true, childList: true});
+            paints.observe({type: 'element'});
         });
     };
     window.watch = {panelOf, pictures, shown, start, painted: null};
