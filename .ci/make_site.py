@@ -218,10 +218,11 @@ class Page:
             alt = model.get("tooltip") or f"{slider['description']} = {value}"
             made, wide = self.image(model, alt, f' data-value="{html.escape(value)}"{"" if i == at else " hidden"}')
             images.append(made)
+        longest = min(20, max(map(len, values)))           # the slider keeps its length while the words beside it change
         player = named.get("PlayModel", [None])[0]
         play = f'<button type="button" aria-label="play {label}" data-interval="{player["interval"]}">▶</button>' if player else ""
         controls = (f'<div class="controls" hidden>{play}<label>{label} <input type="range" min="0" max="{len(values) - 1}" value="{at}" '
-                    f'autocomplete="off"></label><output>{html.escape(values[at])}</output></div>')
+                    f'autocomplete="off"></label><output style="min-width:{longest}ch">{html.escape(values[at])}</output></div>')
         return f'<figure class="frames">{controls}<div{" class=wide" if wide else ""}>{"".join(images)}</div></figure>'
 
     def stored(self, every: list[dict], named: dict[str, list[dict]]) -> str:
