@@ -48,4 +48,4 @@ figures: setup
 		--columns 16 --scale 2 --grid figures/toycats32_grid.png
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info site
