@@ -1,0 +1,379 @@
+"""Guards over the committed notebooks, and the proof that `make test` compares their outputs.
+
+Each guard is a function that lists what is wrong in a notebook. It is tried on a small notebook that is wrong in just
+that way first, then on the real ones. They read files only; running the notebooks is `make test-notebooks`.
+"""
+
+import copy
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import xml.etree.ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LINE_LENGTH = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]["line-length"]
+HIDING = {"nbval-ignore-output", "nbval-skip", "nbval-raises-exception", "raises-exception", "pytest-validate-ignore-output"}
+UNTRUE = "false-expected"  # tag of a cell whose lesson is that something is not so
+VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+Guard = Callable[[NotebookNode], list[str]]
+
+
+def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    return [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+
+
+def texts(output: NotebookNode) -> list[str]:
+    """Everything in an output that is read as text."""
+    found = [output.text] if output.output_type == "stream" else []
+    return found + [str(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+
+
+# -- the guards ----------------------------------------------------------------------------------------------------------
+
+
+def unrun(notebook: NotebookNode) -> list[str]:
+    """Cells not run from top to bottom in one go: their numbers are not 1, 2, 3 …"""
+    return [f"cell {i} has run number {cell.execution_count}, not {n}"
+            for n, (i, cell) in enumerate(code_cells(notebook), 1) if cell.execution_count != n]
+
+
+def failing(notebook: NotebookNode) -> list[str]:
+    return [f"cell {i}: {output.ename}: {output.evalue}" for i, cell in code_cells(notebook)
+            for output in cell.outputs if output.output_type == "error"]
+
+
+def complaining(notebook: NotebookNode) -> list[str]:
+    """Warnings and progress bars: noise for the reader, and different on every machine."""
+    return [f"cell {i} writes to stderr: {output.text[:80]!r}" for i, cell in code_cells(notebook)
+            for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"]
+
+
+def hidden(cell: NotebookNode) -> bool:
+    """Whether nbval is told not to compare this cell's outputs."""
+    marks = {line.strip("# ").lower().replace("_", "-") for line in cell.source.splitlines() if line.lstrip().startswith("#")}
+    return bool(HIDING & (marks | set(cell.metadata.get("tags", []))))
+
+
+def hiding(notebook: NotebookNode) -> list[str]:
+    """More than a fifth of the cells with outputs, or of the lines printed, are not compared."""
+    cells = [cell for _, cell in code_cells(notebook) if cell.outputs]
+    lines = [(cell, line) for cell in cells for output in cell.outputs for text in texts(output) for line in text.splitlines()]
+    found = []
+    for what, group in (("cells with outputs", cells), ("lines of output", [cell for cell, _ in lines])):
+        count = sum(map(hidden, group))
+        if 5 * count > len(group):
+            found.append(f"{count} of {len(group)} {what} are hidden from comparison, more than a fifth")
+    return found
+
+
+def long_lines(notebook: NotebookNode) -> list[str]:
+    return [f"cell {i}, line {n} has {len(line)} characters" for i, cell in code_cells(notebook)
+            for n, line in enumerate(cell.source.splitlines(), 1) if len(line) > LINE_LENGTH]
+
+
+def without_words(notebook: NotebookNode) -> list[str]:
+    """Pictures that a reader who cannot see them knows nothing of."""
+    found = []
+    for i, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            for kind in output.get("data", {}):
+                alt = output.metadata.get(kind, {}).get("alt", "")
+                if kind.startswith("image/") and len(alt.strip()) < 10:
+                    found.append(f"cell {i}: {kind} with alternative text {alt!r}")
+        if cell.cell_type == "markdown":
+            found += [f"cell {i}: ![{alt}]" for alt in re.findall(r"!\[([^\]]*)\]\(", cell.source) if len(alt.strip()) < 10]
+            found += [f"cell {i}: {tag}" for tag in re.findall(r"<img[^>]*>", cell.source) if 'alt="' not in tag]
+    for key, model in notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {}).items():
+        words = model.state.get("tooltip") or ""
+        if model.model_name == "ImageModel" and len(words.strip()) < 5:
+            found.append(f"widget {key[:8]}: a picture with the words {words!r}")
+    return found
+
+
+def dead_widgets(notebook: NotebookNode) -> list[str]:
+    """Widgets whose state is not in the file: a box of nothing in a notebook just opened."""
+    state = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+    found = []
+    for i, cell in code_cells(notebook):
+        for output in cell.outputs:
+            view = output.get("data", {}).get(VIEW)
+            if view and view["model_id"] not in state:
+                found.append(f"cell {i}: the state of its widget is not saved")
+    for key, model in state.items():
+        for child in re.findall(r"IPY_MODEL_(\w+)", str(model.state)):
+            if child not in state:
+                found.append(f"widget {key[:8]} ({model.model_name}): its part {child[:8]} is not saved")
+    return found
+
+
+def untrue(notebook: NotebookNode) -> list[str]:
+    """A printed claim that came out False. A cell that wants to show just that is tagged."""
+    return [f"cell {i} claims: {line}" for i, cell in code_cells(notebook) if UNTRUE not in cell.metadata.get("tags", [])
+            for output in cell.outputs for text in texts(output) for line in text.splitlines() if re.search(r"(:|=) *False\W*$", line)]
+
+
+def somebodys_paths(notebook: NotebookNode) -> list[str]:
+    """Folders of the machine on which it was run, in what was printed or in the code."""
+    pattern = re.compile(r"(?<![\w.:/<])(/(?:home|root|Users|tmp|private|work|mnt|usr|opt|var)/\S*)|\b([A-Z]:\\\S+)|(\S*site-packages\S*)")
+    found = []
+    for i, cell in enumerate(notebook.cells):
+        for text in [cell.source, *(text for output in cell.get("outputs", []) for text in texts(output))]:
+            found += [f"cell {i}: {next(filter(None, match.groups()))}" for match in pattern.finditer(text)]
+    return found
+
+
+def traces(notebook: NotebookNode) -> list[str]:
+    """What would differ with every run or machine and fill every diff."""
+    found = [f"cell {i}: times of day in its metadata" for i, cell in code_cells(notebook) if "execution" in cell.metadata]
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        found.append(f"kernel {notebook.metadata.get('kernelspec', {}).get('name')!r}, not 'python3', which every machine has")
+    if "version" in notebook.metadata.get("language_info", {}):
+        found.append("the Python version of whoever ran it")
+    return found
+
+
+def broken_links(notebook: NotebookNode) -> list[str]:
+    """Links and pictures in the text that lead to no file (notebooks lie in notebooks/)."""
+    targets = [(i, target) for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"
+               for target in re.findall(r"\]\(([^)\s]+)\)", cell.source)]
+    return [f"cell {i}: {target}" for i, target in targets
+            if not re.match("[a-z]+:|#|attachment:", target) and not (ROOT / "notebooks" / target.split("#")[0]).exists()]
+
+
+# -- each guard sees its own fault -----------------------------------------------------------------------------------------
+
+
+def stdout(text: str) -> NotebookNode:
+    return new_output("stream", name="stdout", text=text)
+
+
+def picture(**metadata: object) -> NotebookNode:
+    return new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "a cat"}, metadata=metadata)
+
+
+def good() -> NotebookNode:
+    """Seven cells that no guard minds."""
+    view = new_output("execute_result", data={VIEW: {"model_id": "abc1"}, "text/plain": "Slider over t"}, execution_count=3)
+    notebook = new_notebook(cells=[
+        new_markdown_cell("# 1 · A test\n\nSee [the library](../diffusion_lib/unet.py), [this](#below), <https://example.org/tmp/x>."),
+        new_code_cell("1 + 1", execution_count=1, outputs=[new_output("execute_result", data={"text/plain": "2"}, execution_count=1)]),
+        new_code_cell("show()", execution_count=2, outputs=[picture(**{"image/png": {"alt": "A photograph of a cat"}})]),
+        new_code_cell("slider", execution_count=3, outputs=[view]),
+        new_code_cell("print(error)", execution_count=4, outputs=[stdout("largest error below 1e-6: True\nFalse, too\n")]),
+        new_code_cell("print(1)", execution_count=5, outputs=[stdout("1\n")]),
+        new_code_cell("print(2)", execution_count=6, outputs=[stdout("2 s, 5 of 7\n")], metadata={"tags": ["nbval-ignore-output"]}),
+    ])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["language_info"] = {"name": "python"}
+    state = {"abc1": {"model_name": "VBoxModel", "state": {"children": ["IPY_MODEL_abc2"]}},
+             "abc2": {"model_name": "ImageModel", "state": {"tooltip": "t = 10, a noised cat"}}}
+    notebook.metadata["widgets"] = {STATE: {"state": state, "version_major": 2, "version_minor": 0}}
+    return nbformat.from_dict(notebook)
+
+
+def broken(change: Callable[[NotebookNode], object]) -> NotebookNode:
+    notebook = good()
+    change(notebook)
+    return nbformat.from_dict(notebook)
+
+
+def put(place: str, value: object) -> Callable[[NotebookNode], object]:
+    """A change: put("cells.5.outputs.0.text", "x")."""
+
+    def change(notebook: NotebookNode) -> None:
+        *path, last = [int(key) if key.isdecimal() else key for key in place.split("|")]
+        target = notebook
+        for key in path:
+            target = target[key]
+        target[last] = value
+
+    return change
+
+
+FAULTS: list[tuple[Guard, Callable[[NotebookNode], object], str]] = [
+    (unrun, put("cells|1|execution_count", None), "cell 1 has run number None, not 1"),
+    (unrun, put("cells|2|execution_count", 7), "cell 2 has run number 7, not 2"),
+    (failing, put("cells|1|outputs", [new_output("error", ename="ValueError", evalue="no", traceback=[])]), "ValueError: no"),
+    (complaining, put("cells|1|outputs", [new_output("stream", name="stderr", text="UserWarning: ...")]), "UserWarning"),
+    (hiding, put("cells|5|source", "# NBVAL_IGNORE_OUTPUT\nprint(1)"), "2 of 6 cells"),
+    (hiding, put("cells|5|metadata|tags", ["nbval-skip"]), "2 of 6 cells"),
+    (hiding, put("cells|5|metadata|tags", ["raises-exception"]), "2 of 6 cells"),
+    (hiding, put("cells|6|outputs|0|text", "1\n2\n3\n4\n"), "4 of 10 lines"),
+    (long_lines, put("cells|1|source", "x = 1\n" + "y" * 141), "cell 1, line 2 has 141"),
+    (without_words, put("cells|2|outputs|0|metadata", {}), "cell 2: image/png"),
+    (without_words, put("cells|2|outputs|0|metadata|image/png|alt", "  cat "), "'  cat '"),
+    (without_words, put("cells|0|source", "![](cat.png)"), "![]"),
+    (without_words, put("cells|0|source", '<img src="cat.png">'), "<img"),
+    (without_words, put(f"metadata|widgets|{STATE}|state|abc2|state|tooltip", None), "widget abc2"),
+    (dead_widgets, lambda n: n.metadata.pop("widgets"), "cell 3"),
+    (dead_widgets, lambda n: n.metadata.widgets[STATE].state.pop("abc2"), "its part abc2"),
+    (untrue, put("cells|5|outputs|0|text", "the average is better: False\n"), "cell 5 claims: the average"),
+    (untrue, put("cells|5|outputs|0|text", "first: True\nsecond: False.\nthird: True\n"), "second: False."),
+    (untrue, put("cells|1|outputs|0|data|text/plain", "equal = False"), "equal = False"),
+    (somebodys_paths, put("cells|5|outputs|0|text", "saved to /home/anna/diffusion/runs\n"), "/home/anna/diffusion/runs"),
+    (somebodys_paths, put("cells|5|outputs|0|text", "File \"/tmp/ipykernel_1/1.py\", line 1\n"), "/tmp/ipykernel_1/1.py"),
+    (somebodys_paths, put("cells|5|outputs|0|text", "C:\\Users\\anna\n"), "C:\\Users\\anna"),
+    (somebodys_paths, put("cells|5|source", "Path('/Users/anna/x')"), "/Users/anna/x"),
+    (somebodys_paths, put("cells|5|outputs|0|text", "x/lib/python3.11/site-packages/torch/nn.py\n"), "site-packages"),
+    (traces, put("cells|1|metadata|execution", {"iopub.status.busy": "2026-01-01"}), "cell 1"),
+    (traces, put("metadata|kernelspec|name", "my-env"), "'my-env'"),
+    (traces, put("metadata|language_info|version", "3.11.7"), "Python version"),
+    (broken_links, put("cells|0|source", "[next](02_nothing.ipynb)"), "02_nothing.ipynb"),
+    (broken_links, put("cells|0|source", "![a picture of a cat](../figures/none.png)"), "none.png"),
+]
+GUARDS = list(dict.fromkeys(guard for guard, _, _ in FAULTS))
+
+
+@pytest.mark.parametrize("guard, change, expected", FAULTS, ids=[f"{guard.__name__}-{i}" for i, (guard, _, _) in enumerate(FAULTS)])
+def test_a_guard_sees_its_fault(guard: Guard, change: Callable, expected: str) -> None:
+    assert guard(good()) == []
+    found = guard(broken(change))
+    assert len(found) >= 1 and expected in " ".join(found), found
+
+
+def test_a_cell_may_say_false_on_purpose() -> None:
+    notebook = broken(put("cells|5|outputs|0|text", "the wrong way works: False\n"))
+    notebook.cells[5].metadata["tags"] = [UNTRUE]
+    assert untrue(notebook) == [] and not hidden(notebook.cells[5])
+
+
+# -- the real ones -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[Path, NotebookNode]:
+    return {path: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+def test_notebook(guard: Guard, path: Path, committed: dict[Path, NotebookNode]) -> None:
+    found = guard(committed[path])
+    assert not found, f"{path.name}: " + "; ".join(found)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_file(path: Path, committed: dict[Path, NotebookNode]) -> None:
+    size = path.stat().st_size
+    assert size <= 1_000_000, f"{path.name} weighs {size / 1e6:.2f} MB, more than 1 MB"
+    nbformat.validate(committed[path])
+    first = committed[path].cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith(f"# {int(path.stem[:2])} · "), first.source[:50]
+    ids = [cell.id for cell in committed[path].cells]
+    assert len(set(ids)) == len(ids)
+
+
+def test_all_notebooks_together_are_light() -> None:
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= 5_000_000
+
+
+def test_there_are_notebooks_and_nothing_else_beside_them() -> None:
+    assert len(NOTEBOOKS) >= 4
+    assert [path.stem[:2] for path in NOTEBOOKS] == sorted({path.stem[:2] for path in NOTEBOOKS})
+    others = {path.name for path in (ROOT / "notebooks").iterdir()} - {path.name for path in NOTEBOOKS} - {".ipynb_checkpoints"}
+    assert not others
+
+
+# -- that `make test` compares ---------------------------------------------------------------------------------------------
+
+
+def nbval_options() -> list[str]:
+    (line,) = re.findall(r"^NBVAL := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    return shlex.split(line)
+
+
+def test_make_test_compares_in_full_and_from_the_root() -> None:
+    """--nbval, not --nbval-lax; the sanitising file's path is relative, so it is found from the repository's root only."""
+    options = nbval_options()
+    assert options == ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
+    assert (ROOT / options[-1]).exists()
+
+
+CELLS = [
+    "print('largest error 1.25e-07, at t = 999, seed 7')",
+    "6 * 7",
+    "import time\nprint(f'took {time.perf_counter() % 60:.2f} s or {time.time_ns() % 977} ms')\nobject()",
+    "import random\nprint(random.random())",
+    "from IPython.display import display\ndisplay({'text/plain': 'a cat', 'text/html': '<em>caption 3</em>'}, raw=True)",
+    "print('claim: True')\nprint('two lines')",
+]
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], bool]:
+    """verdicts("changed", i): whether cell i passed in that copy. One run of pytest with make's own options, from ROOT."""
+    folder = tmp_path_factory.mktemp("nbval")
+    notebook = new_notebook(cells=[new_code_cell(source) for source in CELLS])
+    notebook.cells[3].metadata["tags"] = ["nbval-ignore-output"]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    nbformat.write(notebook, folder / "unchanged.ipynb")
+    changed = copy.deepcopy(notebook)
+    for i, old, new in ((0, "seed 7", "seed 8"), (4, "caption 3", "caption 4"), (5, "claim: True", "claim: Tru")):
+        for output in changed.cells[i].outputs:
+            for place, key in ((output, "text"), (output.get("data", {}), "text/html")):
+                if key in place:
+                    place[key] = place[key].replace(old, new)
+    changed.cells[1].outputs[0].data["text/plain"] = "43"
+    changed.cells[3].outputs[0].text = "0.123\n"
+    assert changed.cells[0] != notebook.cells[0] and changed.cells[4] != notebook.cells[4] and changed.cells[5] != notebook.cells[5]
+    nbformat.write(changed, folder / "changed.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={folder / 'report.xml'}", *nbval_options()]
+    done = subprocess.run([*command, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    passed = {}
+    for case in xml.etree.ElementTree.parse(folder / "report.xml").iter("testcase"):
+        name = "changed" if "unchanged" not in case.get("classname") else "unchanged"
+        passed[name, int(re.search(r"(\d+)$", case.get("name"))[1])] = case.find("failure") is None and case.find("error") is None
+    assert len(passed) == 2 * len(CELLS), done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout
+    return lambda name, cell: passed[name, cell]
+
+
+@pytest.mark.parametrize("cell", range(len(CELLS)))
+def test_an_unchanged_notebook_passes(verdicts: Callable[[str, int], bool], cell: int) -> None:
+    """Cell 2 prints other seconds and another address each time: these are hidden."""
+    assert verdicts("unchanged", cell)
+
+
+@pytest.mark.parametrize("cell, what", [(0, "a digit of a printed line"), (1, "a digit of a result"), (4, "a digit of a caption"),
+                                        (5, "a letter of a claim")])
+def test_one_changed_character_fails(verdicts: Callable[[str, int], bool], cell: int, what: str) -> None:
+    assert not verdicts("changed", cell), what
+
+
+@pytest.mark.parametrize("cell", [2, 3])
+def test_seconds_and_hidden_cells_may_change(verdicts: Callable[[str, int], bool], cell: int) -> None:
+    assert verdicts("changed", cell)
+
+
+def sanitised(text: str) -> str:
+    """As nbval does it."""
+    rules = re.findall("^regex: (.*)$\n^replace: (.*)$", (ROOT / "tests/nbval_sanitize.cfg").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rules) == 2
+    for regex, replace in rules:
+        text = re.sub(regex, replace, text)
+    return text
+
+
+@pytest.mark.parametrize("text", ["12 s", "0.25 s", "3.1 ms", "40ms", "12 seconds", "2 minutes", "took 5 s, then 61.2 s", "at 0x7f31aa02"])
+def test_the_sanitiser_hides_times_and_addresses(text: str) -> None:
+    assert not re.search(r"\d", sanitised(text))
+
+
+@pytest.mark.parametrize("text", [
+    "0.25", "t = 999", "seed 7", "1.25e-07", "50 steps", "8 of 10: True", "64 samples", "32×32", "100 %", "3 shapes", "0 sigma",
+    "5 standard", "7 mse", "x = 10, y = 20", "16 sevenths", "ᾱ_999 = 4.04e-05", "12 minimum", "caption 3", "149 pictures a second",
+])
+def test_the_sanitiser_hides_nothing_else(text: str) -> None:
+    assert sanitised(text) == text
