@@ -16,10 +16,10 @@ FILES = sorted(path.stem for path in LIBRARY.glob("*.py"))
 # From the heart outwards. A file imports only files to its left.
 ORDER = """
     schedules unet ops diffusion losses samplers ideal shapes toycats toyreader data metrics classifier checkpoint ema runs training
-    interchange panels plots widgets checks __main__
+    interchange panels plots widgets answers checks __main__
 """.split()
 # Only these may know of notebooks and of curves (panels.py draws with Pillow).
-NOTEBOOK_FILES = {"plots", "widgets", "checks"}
+NOTEBOOK_FILES = {"plots", "widgets", "answers", "checks"}
 NOTEBOOK_PACKAGES = {"matplotlib", "IPython", "ipywidgets", "ipykernel", "jupyter", "nbformat", "nbclient", "traitlets"}
 # Needed for some things only: imported inside the functions that use them.
 LATE = {"torchvision", "torchmetrics", "accelerate", "diffusers", "skimage", "scipy", "matplotlib", "IPython"}
