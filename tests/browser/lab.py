@@ -23,6 +23,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, ElementHandle, Page, Playwright, Route, sync_playwright
 
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 SETTINGS = {  # JupyterLab asks nobody for news and saves nothing by itself
@@ -50,8 +51,11 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def jupyter_lab(root: Path, seconds: float = 90) -> Iterator[str]:
-    """Start JupyterLab on `root` with folders and a port of its own; yields its address. Raises RuntimeError if it does not start."""
+def jupyter_lab(root: Path, seconds: float = 90, quick: bool = True) -> Iterator[str]:
+    """Start JupyterLab on `root` with folders and a port of its own; yields its address. Raises RuntimeError if it does not start.
+
+    quick: with the quick connection of .ci/quick_socket.py, as `make lab`; False: as `jupyter lab` alone.
+    """
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as temporary:
         home = Path(temporary)
         for name, values in SETTINGS.items():
@@ -66,6 +70,9 @@ def jupyter_lab(root: Path, seconds: float = 90) -> Iterator[str]:
         command = [sys.executable, "-m", "jupyter", "lab", f"--ServerApp.root_dir={root}", f"--ServerApp.port={port}",
                    "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--ServerApp.open_browser=False",
                    "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
+        if quick:
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / ".ci"), environment.get("PYTHONPATH")]))
+            command.append("--ServerApp.kernel_websocket_connection_class=quick_socket.QuickConnection")
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
         log = home / "log.txt"
@@ -107,28 +114,31 @@ def chromium(playwright: Playwright | None = None) -> Iterator[Browser]:
         yield browser
 
 
+def median(values: list[float]) -> float:
+    """NaN for no values."""
+    return statistics.median(values) if values else float("nan")
+
+
 # -- one notebook --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Move:
-    """What moving one slider did. latencies: milliseconds from key press to the new picture painted."""
+    """What moving one slider did. painted, presented: milliseconds from each key press to the new picture; see WATCH."""
 
     name: str
     cell: int
     live: bool = True                                                     # one <img> gets new bytes; frames: another <img> is shown
-    latencies: list[float] = field(default_factory=list)
+    painted: list[float] = field(default_factory=list)
+    presented: list[float] = field(default_factory=list)
     by_key: bool = False                                                  # the picture changed
     by_mouse: bool = False
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.latencies) if self.latencies else float("nan")
 
     def __str__(self) -> str:
         kind = "live" if self.live else "frames"
         works = f"key {'moves' if self.by_key else 'DOES NOT MOVE'} the picture, mouse {'moves' if self.by_mouse else 'DOES NOT MOVE'} it"
-        return f"cell {self.cell:2d}  {self.name:14s} {kind:6s} {works}; median {self.median:6.1f} ms of {len(self.latencies)}"
+        times = f"painted after {median(self.painted):.0f} ms, presented after {median(self.presented):.0f} ms"
+        return f"cell {self.cell:2d}  {self.name:14s} {kind:6s} {works}; median of {len(self.painted)}: {times}"
 
 
 class Notebook:
@@ -196,8 +206,8 @@ class Notebook:
 
     def show_cell(self, index: int) -> None:
         """Bring a cell into view; JupyterLab puts cells into the page only when they are near it."""
-        self.page.evaluate("async i => { await notebook.scrollToItem(i, 'start', 0); }", index)
-        self.page.wait_for_function("i => notebook.widgets[i].isAttached && notebook.widgets[i].inViewport", arg=index, timeout=20_000)
+        self.page.evaluate("i => { notebook.scrollToItem(i, 'start', 0); }", index)
+        self.page.wait_for_function("i => notebook.widgets[i].isAttached && notebook.widgets[i].inViewport", arg=index, timeout=60_000)
         self.page.wait_for_timeout(300)
 
     def shots(self, folder: Path) -> list[Path]:
@@ -214,7 +224,9 @@ class Notebook:
             self.page.screenshot(path=path)
             paths.append(path)
             at, high, whole = self.page.evaluate(f"(e => [e.scrollTop, e.clientHeight, e.scrollHeight])({outer})")
-            if at + high >= whole - 2 or len(paths) >= 100:
+            end = self.page.evaluate("""() => { const cell = notebook.widgets[notebook.widgets.length - 1];
+                return cell.isAttached && cell.node.getBoundingClientRect().bottom < window.innerHeight; }""")
+            if end or at + high >= whole - 2 or len(paths) >= 100:
                 return paths
             self.page.evaluate(f"{outer}.scrollTop = {at + high - 60}")
 
@@ -242,13 +254,14 @@ class Notebook:
             key = handle.evaluate("h => Number(h.ariaValueNow) >= Number(h.ariaValueMax) ? 'ArrowLeft' : 'ArrowRight'")
             handle.evaluate("handle => watch.start(handle)")
             self.page.keyboard.press(key)
-            latency, result.live = handle.evaluate("() => watch.painted") or (None, result.live)
+            painted, presented, result.live = handle.evaluate("() => watch.painted") or (None, None, result.live)
             self.wait_idle()
             after = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
-            if latency is not None and after != before and handle.get_attribute("aria-valuenow") != value:
+            if painted is not None and after != before and handle.get_attribute("aria-valuenow") != value:
                 result.by_key = True
                 if i > 0:                                                 # the first press warms up
-                    result.latencies.append(latency)
+                    result.painted.append(painted)
+                    result.presented += [] if presented is None else [presented]
             if time.monotonic() > end and i > 0:
                 break
         result.by_mouse = self._drag(handle)
@@ -290,8 +303,9 @@ WATCH = """() => {
         }
         return parts.join(' ');
     };
-    // Nothing below may ask for the layout: that would be timed too. The browser itself says when an <img> that bears the
-    // attribute elementtiming was painted with new bytes (Element Timing). A Stack keeps only the child it shows in the page.
+    // Two moments after a key press. Painted: the new picture is loaded and the page's frame that holds it is finished.
+    // Presented: the browser's own word (Element Timing) for when its compositor had that frame ready, here without a GPU.
+    // Nothing here may ask for the layout: that would be timed too. A Stack keeps only the child it shows in the page.
     const start = (handle, limit = 30000) => {
         const panel = panelOf(handle), element = pictures(panel)[0];
         const mark = () => pictures(panel).forEach(img => {
@@ -299,20 +313,32 @@ WATCH = """() => {
         });
         mark();
         window.watch.painted = new Promise(resolve => {
-            let pressed = null;
+            let pressed = null, painted = null, presented = null, same = null;
             const key = event => { pressed ??= event.timeStamp; };
-            const finish = value => {
+            const finish = () => {
                 changes.disconnect(); paints.disconnect(); clearTimeout(timer);
                 document.removeEventListener('keydown', key, true);
-                resolve(value);
+                panel.removeEventListener('load', load, true);
+                resolve(painted === null ? null : [painted - pressed, presented === null ? null : presented - pressed, same]);
+            };
+            const load = event => {
+                if (pressed === null || same !== null) return;
+                same = event.target === element;
+                requestAnimationFrame(() => {                             // a message after the frame: it has been painted
+                    const channel = new MessageChannel();
+                    channel.port1.onmessage = () => { painted = performance.now(); if (presented !== null) finish(); };
+                    channel.port2.postMessage(0);
+                    setTimeout(() => { if (presented === null) finish(); }, 2000);
+                });
             };
             const changes = new MutationObserver(mark);
             const paints = new PerformanceObserver(list => {
                 const entry = list.getEntries().find(e => pressed !== null && e.renderTime > pressed && panel.contains(e.element));
-                if (entry) finish([entry.renderTime - pressed, entry.element === element]);
+                if (entry) { presented ??= entry.renderTime; if (painted !== null) finish(); }
             });
-            const timer = setTimeout(() => finish(null), limit);
+            const timer = setTimeout(finish, limit);
             document.addEventListener('keydown', key, true);
+            panel.addEventListener('load', load, true);
             changes.observe(panel, {subtree: true, childList: true});
             paints.observe({type: 'element'});
         });

@@ -11,9 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from lab import Notebook, chromium, jupyter_lab
-
-ROOT = Path(__file__).resolve().parents[2]
+from lab import ROOT, Notebook, chromium, jupyter_lab
 
 
 def main() -> int:
