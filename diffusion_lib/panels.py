@@ -149,6 +149,8 @@ class _Axes:
         self.draw = ImageDraw.Draw(self.image)
         self.box = (56 if ylabel or log else 42, 8 + 16 * bool(ylabel), size[0] - 12, size[1] - 24 - 16 * bool(xlabel))
         self.x, self.log = (x[0], x[1] if x[1] > x[0] else x[0] + 1), log
+        if log and y[0] <= 0:
+            raise ValueError(f"a logarithmic axis needs limits above 0, not {y}")
         low, high = (math.log10(y[0]), math.log10(y[1])) if log else y
         self.y = (low, high if high > low else low + 1)
         left, top, right, bottom = self.box
@@ -156,10 +158,10 @@ class _Axes:
             at = self.px(np.array([tick]), None)[0][0]
             self.draw.line((at, top, at, bottom), FAINT)
             _write(self.draw, (at, bottom + 4), f"{tick:.6g}", 12, "mt")
-        for tick in _ticks(*self.y, whole=log):
-            at = bottom - (tick - self.y[0]) / (self.y[1] - self.y[0]) * (bottom - top)
+        for value in _log_ticks(*self.y) if log else _ticks(*self.y):
+            at = bottom - ((math.log10(value) if log else value) - self.y[0]) / (self.y[1] - self.y[0]) * (bottom - top)
             self.draw.line((left, at, right, at), FAINT)
-            _write(self.draw, (left - 5, at), f"1e{tick:.0f}" if log else f"{tick:.6g}", 12, "rm")
+            _write(self.draw, (left - 5, at), f"{value:.6g}", 12, "rm")
         self.draw.rectangle(self.box, outline=INK)
         _write(self.draw, ((left + right) / 2, size[1] - 3), xlabel, 13, "mb")
         _write(self.draw, (4, 3), ylabel, 13, "lt")
@@ -180,13 +182,21 @@ class _Axes:
         self.draw.line(list(zip(across.tolist(), up.tolist(), strict=True)), color, width, joint="curve")
 
 
-def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
+def _ticks(low: float, high: float) -> list[float]:
     """About five round numbers between low and high."""
     step = 10.0 ** math.floor(math.log10((high - low) / 3))
     step *= next((m for m in (1, 2, 5) if (high - low) / (step * m) <= 5), 10)
-    step = max(1, round(step)) if whole else step
     first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) + 0.0 for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Two to six round numbers between 10^low and 10^high: powers of ten, else 1, 2 and 5 times these, else as _ticks()."""
+    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
+    tens = range(first, last + 1, max(1, math.ceil((last - first) / 5)))
+    fine = [m * 10.0**k for k in range(first - 1, last + 1) for m in (1, 2, 5)]
+    fine = [value for value in fine if low - 1e-9 <= math.log10(value) <= high + 1e-9]
+    return [10.0**k for k in tens] if len(tens) > 1 else fine if len(fine) > 1 else _ticks(10**low, 10**high)
 
 
 def histogram_panel(
@@ -220,6 +230,7 @@ def curve_panel(
     """Lines {name: values (n,)} over x (n,) (None: 0 … n-1) as a PIL image, with a dot on each at x = `marker`.
 
     log: logarithmic values. limits: of the values, so that the frame keeps still while other things move.
+    Raises ValueError for no curves, a curve without values, or log with limits that reach 0.
     """
     series = {name: _numbers(values) for name, values in curves.items()}
     if not series or min(map(len, series.values())) == 0:

@@ -40,7 +40,8 @@ def save_grid(images: Any, path: str | Path, columns: int | None = None, scale: 
 def animate(frames: Sequence[Any], path: str | Path, fps: float = 10, hold: float = 1.5, scale: int = 1) -> Path:
     """Write frames (each an image, or a batch: a grid) as an endless animation, .gif or .webp; returns its path.
 
-    hold: seconds that the last frame stays. Raises ValueError for no frames or another ending, OSError if not writable.
+    hold: seconds that the last frame stays.
+    Raises ValueError for no frames, frames of several sizes or another ending, OSError if not writable.
     """
     path = Path(path)
     if path.suffix.lower() not in (".gif", ".webp"):
@@ -48,6 +49,9 @@ def animate(frames: Sequence[Any], path: str | Path, fps: float = 10, hold: floa
     pictures = [image_grid(frame, scale=scale) for frame in frames]
     if not pictures or fps <= 0:
         raise ValueError(f"an animation needs frames and fps above 0, not {len(pictures)} frames and fps {fps}")
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"the frames of an animation must have one size, not {sorted(sizes)}")
     durations = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 * hold)]
     buffer = io.BytesIO()
     options = {"quality": 80, "method": 4} if path.suffix.lower() == ".webp" else {"optimize": True}

@@ -117,6 +117,8 @@ def frame_slider(
     total = sum(map(len, encoded))
     if total > 1000 * limit_kb:
         raise ValueError(f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: use fewer or smaller frames")
+    if value is not None and value not in values:
+        raise ValueError(f"value {value!r} is none of the slider's values, {values[0]!r} … {values[-1]!r}")
     start = 0 if value is None else list(values).index(value)
     return FrameSlider(encoded, values, label, captions, play, start)
 
@@ -143,7 +145,7 @@ class LivePanel(Panel):
     """What live_panel() returns. controls: {name: widget}. image: the Image widget. error: of the last drawing, or None."""
 
     def __init__(self, draw: Callable[..., Any], controls: Mapping[str, Widget], rows: Sequence[Widget], summary: str) -> None:
-        self.draw, self.controls, self.error, self._seconds = draw, dict(controls), None, 0.0
+        self.draw, self.controls, self.error, self._seconds, self._drawn = draw, dict(controls), None, 0.0, 0
         self.image, self.status = Picture(format="png", tooltip=summary), HTML()
         self._redraw()
         if self.error is not None:
@@ -163,17 +165,19 @@ class LivePanel(Panel):
         except Exception as error:  # an error in a handler would vanish in the server's log: show it; move() raises it
             self.error = error
             self.status.value = f'<b style="color:#b00020">{type(error).__name__}: {html.escape(str(error))}</b>'
-        self._seconds = time.perf_counter() - start
+        self._seconds, self._drawn = time.perf_counter() - start, self._drawn + 1
 
     def move(self, **values: Any) -> bytes:
         """Set controls by name, as a hand would, and return the picture then shown; an error in draw is raised."""
+        before = self._drawn
         for name, value in values.items():
             if name not in self.controls:
                 raise ValueError(f"there is no control {name!r}; there are {', '.join(self.controls)}")
             self.controls[name].value = value
             if self.controls[name].value != value and not np.isclose(float(self.controls[name].value), float(value)):
                 raise ValueError(f"{name} = {value} lies outside its slider, which stopped at {self.controls[name].value}")
-        self._redraw()
+        if self._drawn == before:                                         # every control stood where it was told to go
+            self._redraw()
         if self.error is not None:
             raise self.error
         return self.image.value
@@ -303,7 +307,9 @@ class LiveProgress(Panel):
             self.update(trainer.step, trainer.losses, trainer.config.steps)
 
     def update(self, step: int, losses: Sequence[float], steps: int) -> None:
-        """Draw now: the losses so far (mean of the last `smooth`) and the newest samples."""
+        """Draw now: the losses so far (mean of the last `smooth`) and the newest samples. ValueError for no losses."""
+        if len(losses) == 0:
+            raise ValueError("there are no losses to draw: call update() after the first step")
         means = running_mean(losses, self.smooth)
         chosen = np.unique(np.linspace(0, len(means) - 1, 300).round().astype(int))
         first = step - len(means) + 1
