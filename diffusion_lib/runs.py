@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import hashlib
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -174,3 +176,8 @@ class CsvLog:
 
     def close(self) -> None:
         self.file.close()
+
+
+def fingerprint(images: Tensor) -> str:
+    """sha256 of all pixels: tells whether a run goes on with the pictures it began with."""
+    return hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()

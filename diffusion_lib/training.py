@@ -5,7 +5,6 @@ by a generator seeded with (seed, 1234). So a resumed run continues as if it had
 """
 
 import dataclasses
-import hashlib
 import math
 import shutil
 import time
@@ -23,7 +22,7 @@ from .data import to_float
 from .diffusion import GaussianDiffusion
 from .ema import EMA
 from .losses import WEIGHTINGS, noise_prediction_loss
-from .runs import CsvLog, RunLock, pick_device, probe_autocast, stop_on_signals
+from .runs import CsvLog, RunLock, fingerprint, pick_device, probe_autocast, stop_on_signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +49,21 @@ class TrainConfig:
     patience: int = 10  # non-finite steps in a row before the run stops
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ema", tuple(self.ema))  # JSON and YAML hand over lists
-        at_least = {"steps": 1, "batch_size": 1, "warmup": 0, "weight_decay": 0, "save_every": 1, "keep": 1, "log_every": 1,
-                    "patience": 1, "seed": 0}
-        for name, least in at_least.items():
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("learning_rate", "grad_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("label_drop", "final_learning_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
+        if isinstance(self.ema, list):
+            object.__setattr__(self, "ema", tuple(self.ema))  # JSON and YAML hand over lists
+        whole = {"steps": 1, "batch_size": 1, "warmup": 0, "save_every": 1, "keep": 1, "log_every": 1, "patience": 1, "seed": 0}
+        for name, least in whole.items():
+            if type(value := getattr(self, name)) is not int or value < least:
+                raise ValueError(f"{name} must be {f'at least {least}' if type(value) is int else 'a whole number'}, not {value!r}")
+        positive, share = ("above 0", lambda v: 0 < v < math.inf), ("between 0 and 1", lambda v: 0 <= v <= 1)
+        rules = {"learning_rate": positive, "grad_clip": positive, "weight_decay": ("at least 0", lambda v: 0 <= v < math.inf),
+                 "label_drop": share, "final_learning_rate": share}
+        for name, (rule, fits) in rules.items():
+            if type(value := getattr(self, name)) not in (int, float) or not fits(value):
+                hint = "; YAML takes 1e-3 for text, write 1.0e-3" if isinstance(value, str) else ""
+                raise ValueError(f"{name} must be a number {rule}, not {value!r}{hint}")
+        if type(self.ema) is not tuple or not self.ema or not all(type(share) is float and 0 < share < 1 for share in self.ema):
+            raise ValueError(f"ema must hold half-lives between 0 and 1, shares of the run so far, not {self.ema}; (0.01, 0.05) is usual")
         for name, known in (("weighting", WEIGHTINGS), ("precision", ("auto", "float32", "bf16"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
@@ -120,8 +122,9 @@ class Trainer:
             raise ValueError(f"the pictures are {tuple(images.shape[1:])} (channels, height, width), the network expects {wanted}; "
                              "load the data at the network's size")
         classes = getattr(model, "num_classes", None)
-        if classes and (labels is None or labels.ndim != 1 or not 0 <= int(labels.min()) <= int(labels.max()) < classes):
-            raise ValueError(f"the network has {classes} classes, but the data has no labels in 0 … {classes - 1}")
+        if classes and (labels is None or labels.shape != (len(images),) or labels.dtype != torch.int64
+                        or not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+            raise ValueError(f"the network has {classes} classes, but the data has no labels in 0 … {classes - 1}, int64, one a picture")
 
     @property
     def ema_model(self) -> nn.Module:
@@ -206,11 +209,16 @@ class Trainer:
         Interrupted (Ctrl-C, JupyterLab's stop button, SIGTERM), it finishes the step in hand, saves if it has a folder,
         says how to go on, and returns. Raises RuntimeError if the loss stays NaN, or if another run uses the folder.
         """
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}; leave it out to train to the end")
         end = self.config.steps if steps is None else min(self.step + steps, self.config.steps)
         if self.out is None:
             return self._loop(end, None)
         self.out.mkdir(parents=True, exist_ok=True)
         with RunLock(self.out):
+            last = newest_checkpoint(self.out)
+            if last and last.name > f"step_{self.step:08d}":  # ours would be the older ones, which `keep` deletes
+                raise FileExistsError(f"{self.out} already holds a run up to {last.name}; go on with it by resume(), or choose another out")
             log = CsvLog(self.out / "log.csv", self.step)
             try:
                 return self._loop(end, log)
@@ -251,7 +259,7 @@ class Trainer:
         """Write a checkpoint of this step into the run folder, then drop all but the newest `keep`."""
         state = {"step": self.step, "model": self.model.config, "diffusion": self.diffusion.state_dict(),
                  "train": dataclasses.asdict(self.config), "precision": self.precision, "skipped": self.skipped,
-                 "data": {"name": self.data_name, "images": len(self.images), "sha256": _fingerprint(self.images)}}
+                 "data": {"name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images)}}
         folder = self.out / "checkpoints" / f"step_{self.step:08d}"
         save_checkpoint(folder, self._weights(), self.optimizer.state_dict(), state)
         for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep]:
@@ -267,7 +275,7 @@ class Trainer:
         if folder is None:
             raise FileNotFoundError(f"there is no checkpoint in {self.out} to resume from; leave --resume out to start anew")
         state, weights, optimizer = load_checkpoint(folder)
-        now = {"model": self.model.config, "diffusion": self.diffusion.state_dict(), "data": {"sha256": _fingerprint(self.images)}}
+        now = {"model": self.model.config, "diffusion": self.diffusion.state_dict(), "data": {"sha256": fingerprint(self.images)}}
         for part, value in now.items():
             saved = state[part] if part != "data" else {"sha256": state[part]["sha256"]}
             differing = [k for k in sorted(value.keys() | saved.keys()) if _plain(value.get(k)) != saved.get(k)]
@@ -288,7 +296,3 @@ def _seed(*numbers: int) -> int:
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _fingerprint(images: Tensor) -> str:
-    return hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()
