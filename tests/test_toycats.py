@@ -74,6 +74,9 @@ def test_every_value_of_every_attribute_comes_equally_often() -> None:
     for column, count in enumerate(SIZES.values()):
         share = torch.bincount(attributes[:, column], minlength=count) / 6000
         assert len(share) == count and (share - 1 / count).abs().max() < 0.03    # four standard deviations
+        for apart in (1, 2, 3):                                              # neighbours do not take after each other
+            alike = (attributes[apart:, column] == attributes[:-apart, column]).float().mean()
+            assert abs(alike - 1 / count) < 0.03
     for a, b in itertools.combinations(range(5), 2):                         # and every pair of values: no two are tied
         pairs = attributes[:, a] * 10 + attributes[:, b]
         assert len(pairs.unique()) == list(SIZES.values())[a] * list(SIZES.values())[b]
