@@ -8,7 +8,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -78,35 +78,6 @@ def encode(picture: Image.Image, format: str = "png", quality: int = 85) -> byte
     options = {"png": {"compress_level": 1}, "webp": {"quality": quality, "method": 4}, "jpeg": {"quality": quality}}
     picture.save(buffer, format.upper(), **options[format])
     return buffer.getvalue()
-
-
-def _few_colors(picture: Image.Image, colors: int | None) -> bytes:
-    """Lossless WebP of the picture with the `colors` that fit it best, None: with its own."""
-    buffer = io.BytesIO()
-    picture = picture if colors is None else picture.quantize(colors, dither=Image.Dither.NONE)
-    picture.save(buffer, "WEBP", lossless=True, method=4)
-    return buffer.getvalue()
-
-
-def encode_to_fit(pictures: Sequence[Image.Image], limit: int) -> list[bytes]:
-    """All pictures as PNG if they take `limit` bytes at most, else as WebP, as good as fits; the worst may be over the limit.
-
-    Noise enlarged pixel by pixel is exact, or of few colours; smooth pictures are lossy, which makes them far smaller.
-    """
-    encoded = [encode(picture) for picture in pictures]
-    some = pictures[:: max(1, len(pictures) // 6)]
-    if sum(map(len, encoded)) <= limit:
-        return encoded
-    smooth = sum(len(encode(p, "webp", 92)) - len(_few_colors(p, 256)) for p in some[::3]) < 0
-    ways = [partial(encode, format="webp", quality=quality) for quality in (92, 85, 75, 65, 55, 45, 35, 25)] if smooth else \
-        [partial(_few_colors, colors=colors) for colors in (None, 256, 128, 64, 32, 16)]
-    for way in ways:
-        guess = sum(len(way(picture)) for picture in some) * len(pictures) / len(some)
-        if guess < 1.1 * limit or way is ways[-1]:                       # some of them are quick; all of them decide
-            encoded = [way(picture) for picture in pictures]
-            if sum(map(len, encoded)) <= limit:
-                break
-    return encoded
 
 
 # -- panels: what a slider shows, drawn with Pillow in a few milliseconds ----------------------------------------------

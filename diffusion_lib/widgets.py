@@ -34,13 +34,14 @@ from torch import Tensor
 from traitlets import Unicode
 
 from .diffusion import GaussianDiffusion
-from .panels import compose, curve_panel, encode, encode_to_fit, histogram_panel, image_grid
+from .panels import compose, curve_panel, encode, histogram_panel, image_grid
 from .plots import running_mean
 
 __all__ = ["FrameSlider", "LivePanel", "LiveProgress", "LiveSlider", "compose", "curve_panel", "frame_slider",
            "histogram_panel", "live_panel", "live_slider", "timestep_slider"]
 
 SLIDER = {"width": "420px"}
+QUALITIES = (92, 85, 75, 65, 55, 45, 35, 25)                     # of WebP, tried in this order until the frames fit
 
 
 class Panel(VBox):
@@ -101,9 +102,8 @@ def frame_slider(
 
     frames: images of any kind (panels.py), matplotlib figures, or bytes of PNG, WebP, JPEG (taken as they are).
     values: what the slider says at each frame. captions: drawn above each frame, "label = value" if None.
-    value: where to start (the first). limit_kb: most that all frames together may take: exact if they fit so, else
-    with fewer colours or as lossy WebP (panels.encode_to_fit).
-    Raises ValueError if they do not fit, or if frames, values and captions differ in number.
+    value: where to start (the first). limit_kb: most that all frames together may take, as PNG if they fit, else as WebP
+    of the best quality that does. Raises ValueError if they do not fit, or if frames, values and captions differ in number.
     """
     captions = [f"{label} = {v}" for v in values] if captions is None else list(captions)
     if not len(frames) == len(values) == len(captions) or len(frames) == 0:
@@ -113,7 +113,7 @@ def frame_slider(
         encoded = list(frames)
     else:
         pictures = [compose([_picture(frame)], caption=c) for frame, c in zip(frames, captions, strict=True)]
-        encoded = encode_to_fit(pictures, 1000 * limit_kb)
+        encoded = _fit_bytes(pictures, 1000 * limit_kb)
     total = sum(map(len, encoded))
     if total > 1000 * limit_kb:
         raise ValueError(f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: use fewer or smaller frames")
@@ -121,6 +121,21 @@ def frame_slider(
         raise ValueError(f"value {value!r} is none of the slider's values, {values[0]!r} … {values[-1]!r}")
     start = 0 if value is None else list(values).index(value)
     return FrameSlider(encoded, values, label, captions, play, start)
+
+
+def _fit_bytes(pictures: Sequence[PILImage.Image], limit: int) -> list[bytes]:
+    """PNG if it fits into limit, else WebP at the first quality that does, else at the last."""
+    encoded = [encode(picture) for picture in pictures]
+    if sum(map(len, encoded)) <= limit:
+        return encoded
+    some = pictures[:: max(1, len(pictures) // 6)]
+    for quality in QUALITIES:
+        guess = sum(len(encode(picture, "webp", quality)) for picture in some) * len(pictures) / len(some)
+        if guess < 1.1 * limit or quality == QUALITIES[-1]:              # a sample is quick; all of them decide
+            encoded = [encode(picture, "webp", quality) for picture in pictures]
+            if sum(map(len, encoded)) <= limit:
+                break
+    return encoded
 
 
 # -- live: drawn anew for each value --------------------------------------------------------------------------------------

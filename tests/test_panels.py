@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from diffusion_lib import panels
-from diffusion_lib.panels import COLORS, compose, curve_panel, encode, encode_to_fit, histogram_panel, image_grid, to_pictures
+from diffusion_lib.panels import COLORS, compose, curve_panel, encode, histogram_panel, image_grid, to_pictures
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -106,32 +106,6 @@ def test_encoded_pictures_open_again(toy_images, format, start) -> None:
     assert error.mean() < (1e-9 if format == "png" else 15)
     if format != "png":
         assert len(encode(picture, format, 20)) < len(encode(picture, format, 90))
-
-
-def spread(pictures: list[Image.Image], encoded: list[bytes]) -> float:
-    """Mean absolute error over all pixels."""
-    opened = [pixels(Image.open(io.BytesIO(content))) for content in encoded]
-    return float(np.mean([np.abs(a - pixels(b)).mean() for a, b in zip(opened, pictures, strict=True)]))
-
-
-@pytest.mark.parametrize("smooth", [False, True])
-def test_frames_lose_no_more_than_the_limit_asks_for(smooth) -> None:
-    noise = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-    pictures = [picture.resize((96, 96), how) for picture in to_pictures(noise)]
-    png = encode_to_fit(pictures, 10**9)
-    assert all(content.startswith(b"\x89PNG") for content in png) and spread(pictures, png) == 0
-    limit, errors = sum(map(len, png)), []
-    for share in (0.95, 0.4, 0.2) if smooth else (0.85, 0.55, 0.35):
-        encoded = encode_to_fit(pictures, int(share * limit))
-        assert len(encoded) == 7 and all(content[8:12] == b"WEBP" for content in encoded)
-        assert sum(map(len, encoded)) <= share * limit
-        errors.append(spread(pictures, encoded))
-    assert errors == sorted(errors)
-    if not smooth:                                                             # pixels as blocks: exact, then few colours
-        assert errors[0] == 0 < errors[1] < 15
-    worst = encode_to_fit(pictures, 100)                                       # nothing fits: the smallest there is
-    assert sum(map(len, worst)) <= sum(map(len, encoded)) and spread(pictures, worst) < 60
 
 
 # -- compose -------------------------------------------------------------------------------------------------------------
