@@ -188,13 +188,17 @@ def test_a_curve_goes_through_its_points(log) -> None:
     values = np.array([0.01, 1.0, 0.1, 0.5])
     panel = curve_panel({"a": torch.tensor(values)}, x=x, log=log, limits=(0.01, 1))
     rows, columns = where(panel, COLORS[0])
-    axes = panels._Axes((320, 200), (0, 40), (0.01, 1), log, "t")
+    left, top, right, bottom = panels._Axes((320, 200), (0, 40), (0.01, 1), log, "t").box
+
+    def distance(at: float, value: float) -> np.ndarray:
+        """Rows between (at, value) and what is drawn in its column and the two beside it."""
+        share = (math.log10(value) + 2) / 2 if log else (value - 0.01) / 0.99
+        across, up = left + at / 40 * (right - left), bottom - share * (bottom - top)
+        return np.abs(rows[np.abs(columns - across) <= 1] - up)
+
     for at, value in zip(x, values, strict=True):
-        (across,), (up,) = axes.px([at], [value])
-        near = rows[np.abs(columns - across) <= 1]
-        assert np.abs(near - up).min() <= 1.5, (at, value)
-    (across,), (up,) = axes.px([30.0], [0.3 if not log else math.sqrt(0.1 * 0.5)])     # straight in between, in its own scale
-    assert np.abs(rows[np.abs(columns - across) <= 1] - up).max() <= 2
+        assert distance(at, value).min() <= 1.5, (at, value)
+    assert distance(30.0, math.sqrt(0.1 * 0.5) if log else 0.3).max() <= 2     # straight in between, in its own scale
 
 
 def test_markers_sit_on_their_curves() -> None:
