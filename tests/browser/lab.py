@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,11 +34,16 @@ HANDLES = ".jp-OutputArea-output .noUi-handle"
 
 
 def find_chromium() -> str | None:
-    """Path of a Chromium or Chrome: $CHROMIUM, else the first on the PATH; None if there is none."""
+    """Path of a Chromium or Chrome: $CHROMIUM, else the first on the PATH, else Playwright's own; None if there is none."""
     named = os.environ.get("CHROMIUM")
     if named:
         return shutil.which(named)
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        if path := shutil.which(name):
+            return path
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    return path if Path(path).is_file() else None
 
 
 # -- JupyterLab and Chromium ---------------------------------------------------------------------------------------------
@@ -51,10 +56,11 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def jupyter_lab(root: Path, seconds: float = 90, quick: bool = True) -> Iterator[str]:
+def jupyter_lab(root: Path, seconds: float = 90, quick: bool = True, trusted: Iterable[Path] = ()) -> Iterator[str]:
     """Start JupyterLab on `root` with folders and a port of its own; yields its address. Raises RuntimeError if it does not start.
 
     quick: with the quick connection of .ci/quick_socket.py, as `make lab`; False: as `jupyter lab` alone.
+    trusted: notebooks whose saved sliders are shown before anything has run (`jupyter trust`).
     """
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as temporary:
         home = Path(temporary)
@@ -62,9 +68,11 @@ def jupyter_lab(root: Path, seconds: float = 90, quick: bool = True) -> Iterator
             file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(values))
-        folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings",
-                   "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython"}
+        folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython",
+                   "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
         environment = os.environ | {name: str(home / folder) for name, folder in folders.items()}
+        if trusted := [str(path) for path in trusted]:
+            subprocess.run([sys.executable, "-m", "jupyter", "trust", *trusted], env=environment, check=True, capture_output=True)
         port = _free_port()
         address = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "jupyter", "lab", f"--ServerApp.root_dir={root}", f"--ServerApp.port={port}",
@@ -131,7 +139,7 @@ class Move:
     live: bool = True                                                     # one <img> gets new bytes; frames: another <img> is shown
     painted: list[float] = field(default_factory=list)
     presented: list[float] = field(default_factory=list)
-    by_key: bool = False                                                  # the picture changed
+    by_key: bool = False                                                  # the value and the picture changed
     by_mouse: bool = False
 
     def __str__(self) -> str:
@@ -242,8 +250,16 @@ class Notebook:
         node.wait_for_selector(".jp-OutputArea-output .jupyter-widgets", timeout=20_000)
         return node.query_selector_all(HANDLES)
 
-    def move(self, cell: int, handle: ElementHandle, presses: int = 15, seconds: float = 20) -> Move:
-        """Move a slider by `presses` keys (fewer if that takes longer than `seconds`), then drag it; see Move."""
+    def pictures(self, cell: int) -> list[dict]:
+        """The pictures of the widgets in a cell's output: {title, width, natural}, the widths in pixels of the page and of the file."""
+        return self.page.evaluate("""i => [...notebook.widgets[i].node.querySelectorAll('.jp-OutputArea-output .jupyter-widgets img')]
+            .map(img => ({title: img.title, width: img.width, natural: img.naturalWidth}))""", cell)
+
+    def move(self, cell: int, handle: ElementHandle, presses: int = 15, seconds: float = 20, limit: float = 30) -> Move:
+        """Move a slider by `presses` keys (fewer if that takes longer than `seconds`), then drag it; see Move.
+
+        limit: seconds after which a picture that did not come is given up.
+        """
         name = handle.evaluate("handle => handle.closest('.widget-slider').querySelector('label')?.innerText ?? ''")
         result = Move(name, cell)
         handle.focus()
@@ -252,7 +268,7 @@ class Notebook:
             before = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
             value = handle.get_attribute("aria-valuenow")
             key = handle.evaluate("h => Number(h.ariaValueNow) >= Number(h.ariaValueMax) ? 'ArrowLeft' : 'ArrowRight'")
-            handle.evaluate("handle => watch.start(handle)")
+            handle.evaluate("(handle, limit) => watch.start(handle, limit)", 1000 * limit)
             self.page.keyboard.press(key)
             painted, presented, result.live = handle.evaluate("() => watch.painted") or (None, None, result.live)
             self.wait_idle()
@@ -306,7 +322,7 @@ WATCH = """() => {
     // Two moments after a key press. Painted: the new picture is loaded and the page's frame that holds it is finished.
     // Presented: the browser's own word (Element Timing) for when its compositor had that frame ready, here without a GPU.
     // Nothing here may ask for the layout: that would be timed too. A Stack keeps only the child it shows in the page.
-    const start = (handle, limit = 30000) => {
+    const start = (handle, limit) => {
         const panel = panelOf(handle), element = pictures(panel)[0];
         const mark = () => pictures(panel).forEach(img => {
             if (!img.hasAttribute('elementtiming')) img.setAttribute('elementtiming', 'slider');
