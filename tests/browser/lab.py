@@ -183,10 +183,17 @@ class Notebook:
 
         Raises playwright's TimeoutError after `seconds`.
         """
+        self.wait_idle()                                                  # a kernel restarted while it starts can lose what it is sent
         self.page.evaluate("""() => {
+            const wait = seconds => new Promise(done => setTimeout(done, 1000 * seconds));
             window.finished = false;
             (async () => {
-                await panel.sessionContext.session.kernel.restart();
+                const kernel = panel.sessionContext.session.kernel;
+                await kernel.restart();
+                while (kernel.connectionStatus !== 'connected' || kernel.status !== 'idle') {
+                    await Promise.race([kernel.requestKernelInfo(), wait(2)]).catch(() => {});
+                    await wait(0.1);
+                }
                 await jupyterapp.commands.execute('notebook:run-all-cells');
                 window.finished = true;
             })().catch(error => { window.finished = 'cannot run: ' + error; });
