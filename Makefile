@@ -6,11 +6,12 @@ VENV := .venv/bin
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help setup lab test test-lib test-notebooks notebooks figures site lint clean
+.PHONY: help setup lab test test-lib test-notebooks test-browser notebooks figures site lint clean
 
 help:
 	@echo "make lab         open the notebooks in JupyterLab (PORT=8888)"
 	@echo "make test        lint, library tests, and every notebook with its outputs compared"
+	@echo "make test-browser  every notebook in JupyterLab in headless Chromium: all cells run, every slider moved"
 	@echo "make notebooks   run all notebooks again, in place"
 	@echo "make site        the notebooks as static pages in site/, for reading without Python or a network"
 	@echo "make figures     draw the README's picture again, from the shipped weights"
@@ -36,6 +37,9 @@ test-lib: setup
 
 test-notebooks: setup
 	@$(VENV)/python -m pytest -q $(NBVAL) notebooks
+
+test-browser: setup
+	@$(VENV)/python -m pytest -q -rs tests/browser --with-browser
 
 notebooks: setup
 	@$(VENV)/python tests/execute_notebooks.py
