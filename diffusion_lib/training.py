@@ -228,7 +228,8 @@ class Trainer:
     def _loop(self, end: int, log: CsvLog | None) -> "Trainer":
         self.model.train()
         start, first, smooth = time.perf_counter(), self.step, None
-        bar = tqdm(total=end, initial=self.step, desc="training", unit="step", disable=None if log else False, leave=log is not None)
+        bar = tqdm(total=end, initial=self.step, desc="training", unit="step", disable=None if log else False,
+                   leave=log is not None, mininterval=1)  # a notebook's queue of messages holds about 1,000: do not flood it
         with stop_on_signals() as stop, bar:
             while self.step < end and not stop:
                 loss = self.train_step()

@@ -281,7 +281,7 @@ class LiveProgress(Panel):
     """
 
     def __init__(
-        self, sample: Callable[[Any], Tensor] | None = None, sample_every: int = 100, *, seconds: float = 0.5,
+        self, sample: Callable[[Any], Tensor] | None = None, sample_every: int = 100, *, seconds: float = 1.0,
         smooth: int = 50, active: bool | None = None,
     ) -> None:
         if sample_every < 1:
