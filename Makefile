@@ -6,13 +6,14 @@ VENV := .venv/bin
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help setup lab test test-lib test-notebooks test-browser notebooks figures site lint clean
+.PHONY: help setup lab test test-lib test-notebooks test-browser notebooks class figures site lint clean
 
 help:
 	@echo "make lab         open the notebooks in JupyterLab (PORT=8888)"
 	@echo "make test        lint, library tests, and every notebook with its outputs compared"
 	@echo "make test-browser  every notebook in JupyterLab in headless Chromium: all cells run, every slider moved"
 	@echo "make notebooks   run all notebooks again, in place"
+	@echo "make class       copies for a class: class/student without solutions, class/instructor with them"
 	@echo "make site        the notebooks as static pages in site/, for reading without Python or a network"
 	@echo "make figures     draw the README's picture again, from the shipped weights"
 	@echo "make lint        ruff, notebooks included"
@@ -24,13 +25,14 @@ setup:
 lab: setup
 	@$(PYTHON) .ci/setup_env.py port $(PORT)
 	@echo "opening JupyterLab on port $(PORT); stop it with Ctrl-C"
-	@$(VENV)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_forward_noising.ipynb \
+	@PYTHONPATH=.ci $(VENV)/python -m jupyterlab --ServerApp.root_dir=. \
+		--ServerApp.kernel_websocket_connection_class=quick_socket.QuickConnection --LabApp.default_url=/lab/tree/notebooks/01_forward_noising.ipynb \
 		--port=$(PORT) --ServerApp.port_retries=0 $(ROOT_USER) $(LAB_ARGS)
 
 test: lint test-lib test-notebooks
 
 lint: setup
-	@$(VENV)/ruff check .
+	@$(VENV)/python -m ruff check .
 
 test-lib: setup
 	@$(VENV)/python -m pytest -q tests
@@ -44,6 +46,9 @@ test-browser: setup
 notebooks: setup
 	@$(VENV)/python tests/execute_notebooks.py
 
+class: setup
+	@$(VENV)/python tests/make_class.py
+
 site: setup
 	@$(VENV)/python .ci/make_site.py
 
@@ -52,4 +57,4 @@ figures: setup
 		--columns 16 --scale 2 --grid figures/toycats32_grid.png
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info site
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info site class

@@ -105,6 +105,7 @@ def train(arguments: argparse.Namespace) -> None:
                             ylabel="loss (mean of the last 50 rows of log.csv)")
         curve.savefig(out / "loss.png", dpi=100)
 
+
 def sample(arguments: argparse.Namespace) -> None:
     """Draw pictures, one a seed."""
     from .plots import save_grid

@@ -32,6 +32,7 @@ LEFT_OVER, COLOUR = 0.6, 0.18  # at most
 DETAIL, DETAIL_WORST = 0.65, 0.3  # at least; 1 is what the drawing has
 CLEAR = {"fur": 0.2, "pattern": 0.0, "eyes": 0.0, "ears": 0.35, "background": 0.12}  # at least; 1: just so, 0: halfway
 CLEAR_HALF = -0.3
+PART = 16  # pictures read at a time: enough to share the work of each step, few enough to stay in the cache
 FLAT = 0.05  # variance that counts as little: keeps faint noise on a plain background from weighing much
 FAINT = 0.002  # the same for detail: no edges are asked for where the drawing has none
 LOW, HIGH = np.array(list(JITTERS.values())).T
@@ -71,7 +72,7 @@ def read_attributes(images: Tensor) -> Reading:
     if len(unit) == 0:
         none = torch.zeros((0, len(NAMES)))
         return Reading(torch.zeros(0, dtype=torch.bool), none.long(), torch.zeros(0), none)
-    parts = [_read(part) for part in _shrink(unit, SIZE).split(64)]
+    parts = [_read(part) for part in _shrink(unit, SIZE).split(PART)]
     return Reading(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -98,6 +99,12 @@ def _draw(labels: np.ndarray, jitters: np.ndarray, size: int) -> np.ndarray:
     return render(labels, jitters, size).reshape(len(labels), -1)
 
 
+def _draw_all(labels: np.ndarray, jitters: np.ndarray, size: int) -> np.ndarray:
+    """Several drawings of each picture in one go, which is quicker: (k, n, 5), (k, n, 9) -> (k, n, 3 size²)."""
+    drawn = _draw(labels.reshape(-1, labels.shape[-1]), jitters.reshape(-1, jitters.shape[-1]), size)
+    return drawn.reshape(*labels.shape[:2], -1)
+
+
 def _search(images: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What fits pictures (n, 3, s, s) in [0, 1] best: labels (n, 5), jitters (n, 9), clearness (n, 5, 3)."""
     n, size = len(images), images.shape[-1]
@@ -120,12 +127,10 @@ def _move(pictures: np.ndarray, labels: np.ndarray, jitters: np.ndarray, size: i
     """Two rounds of Gauss-Newton: jitters (n, 9) at which the drawings fit better, within a little more than their range."""
     steps, slack = 0.04 * (HIGH - LOW), 0.25 * (HIGH - LOW)
     for _ in range(2):
-        now = _draw(labels, jitters, size)
-        slopes = []
-        for i in POSE:
-            moved = jitters.copy()
-            moved[:, i] += steps[i]
-            slopes.append((_draw(labels, moved, size) - now) / steps[i] * (HIGH - LOW)[i])
+        poses = np.repeat(jitters[None], 1 + len(POSE), axis=0)                          # as it is; then each jitter moved
+        poses[range(1, 1 + len(POSE)), :, POSE] += steps[POSE, None]
+        now, *moved = _draw_all(np.repeat(labels[None], len(poses), axis=0), poses, size)
+        slopes = [(drawn - now) / steps[i] * (HIGH - LOW)[i] for i, drawn in zip(POSE, moved, strict=True)]
         jacobian = np.stack(slopes, axis=1).astype(np.float64)                           # (n, 8, 3 size²)
         prior = 0.3 * (size / SIZE) ** 2 * np.eye(len(POSE))                             # holds what is unseen
         normal = jacobian @ jacobian.transpose(0, 2, 1) + prior
@@ -147,13 +152,10 @@ def _reconsider(pictures: np.ndarray, labels: np.ndarray, jitters: np.ndarray, s
     for column, name in enumerate(NAMES):
         tries = list(product(range(len(ATTRIBUTES[name])), (-1, 1) if name == "pattern" else (0,)))
         values, sides = np.array(tries).T
-        drawn = []
-        for value, side in tries:
-            candidate, pose = labels.copy(), jitters.copy()
-            candidate[:, column] = value
-            pose[:, SIDE] = side or pose[:, SIDE]
-            drawn.append(_draw(candidate, pose, size))
-        drawn = np.stack(drawn)                                                          # (tries, n, 3 size²)
+        candidates, poses = np.repeat(labels[None], len(tries), axis=0), np.repeat(jitters[None], len(tries), axis=0)
+        candidates[:, :, column] = values[:, None]
+        poses[:, :, SIDE] = np.where(sides[:, None] == 0, poses[:, :, SIDE], sides[:, None])
+        drawn = _draw_all(candidates, poses, size)                                       # (tries, n, 3 size²)
         errors = _halves(np.square(drawn - pictures), size)                              # (tries, n, 3)
         best = errors[:, :, 0].argmin(axis=0)
         apart = _halves(np.square(drawn - drawn[best, rows]), size)

@@ -18,9 +18,10 @@ from PIL import Image
 from traitlets import TraitError
 
 from diffusion_lib import GaussianDiffusion, linear_beta_schedule, widgets
-from diffusion_lib.panels import compose, curve_panel
-from diffusion_lib.plots import plot_curves
-from diffusion_lib.widgets import LiveProgress, frame_slider, live_panel, live_slider, timestep_slider
+from diffusion_lib.panels import compose, curve_panel, image_grid
+from diffusion_lib.plots import plot_curves, running_mean
+from diffusion_lib.progress import LiveProgress
+from diffusion_lib.widgets import frame_slider, live_panel, live_slider, timestep_slider
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -412,9 +413,9 @@ def test_the_picture_shows_the_smoothed_loss_and_the_newest_samples() -> None:
     losses = [0.5] * 10 + [0.1] * 4
     progress.history = [(5, torch.ones(4, 3, 8, 8)), (10, -torch.ones(4, 3, 8, 8))]
     progress.update(14, losses, 100)
-    means = widgets.running_mean(losses, 4)
+    means = running_mean(losses, 4)
     curve = curve_panel({"loss": means}, x=np.arange(1, 15), log=True, xlabel="training step", size=(380, 230))
-    grid = widgets.image_grid(-torch.ones(4, 3, 8, 8), scale=230 // 16)
+    grid = image_grid(-torch.ones(4, 3, 8, 8), scale=230 // 16)
     expected = compose([curve, grid], ["loss 0.1000 (mean of 4 steps)", "samples at step 10"], caption="step 14 of 100")
     assert np.array_equal(np.asarray(progress.picture), np.asarray(expected))
 
@@ -422,7 +423,7 @@ def test_the_picture_shows_the_smoothed_loss_and_the_newest_samples() -> None:
 def test_a_resumed_run_counts_its_steps_from_where_it_was() -> None:
     progress = LiveProgress(active=True)
     progress.update(1003, [0.3, 0.2, 0.1], 2000)                               # losses of this session only
-    curve = curve_panel({"loss": widgets.running_mean([0.3, 0.2, 0.1], 50)}, x=np.array([1001, 1002, 1003]), log=True,
+    curve = curve_panel({"loss": running_mean([0.3, 0.2, 0.1], 50)}, x=np.array([1001, 1002, 1003]), log=True,
                         xlabel="training step", size=(380, 230))
     expected = compose([curve], ["loss 0.2000 (mean of 3 steps)"], caption="step 1003 of 2000")
     assert np.array_equal(np.asarray(progress.picture), np.asarray(expected))

@@ -1,6 +1,6 @@
 """Walk through notebooks in JupyterLab, as a reader does: run all cells, look at every part, move every slider.
 
-    .venv/bin/python tests/browser/walk.py notebooks/01_forward_noising.ipynb --shots /tmp/shots01
+    .venv/bin/python tests/browser/walk.py notebooks/01_forward_noising.ipynb --shots shots01
 
 Prints each cell that failed and, for each slider, whether key and mouse change its picture and how fast. The notebook's file is
 never saved. Needs a Chromium (on the PATH, or named in the environment variable CHROMIUM). Exit code 1 if anything was wrong.
