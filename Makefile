@@ -41,6 +41,7 @@ test-notebooks: setup
 	@$(VENV)/python -m pytest -q $(NBVAL) notebooks
 
 test-browser: setup
+	@$(PYTHON) .ci/setup_env.py browser
 	@$(VENV)/python -m pytest -q -rs tests/browser --with-browser
 
 notebooks: setup

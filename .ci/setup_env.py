@@ -2,6 +2,7 @@
 
     python3 .ci/setup_env.py install        create .venv if needed, install or update, keep a torch that is already there
     python3 .ci/setup_env.py port 8888      fail with one line if the port is taken
+    python3 .ci/setup_env.py browser        find a Chromium for the browser tests, or let Playwright fetch one into its own folder
 
 A Python of any age must get as far as the line that says it is too old: hence no newer syntax, and types in quotes.
 """
@@ -197,14 +198,35 @@ def install() -> None:
     print("set-up: done", flush=True)
 
 
+def browser(seconds: float = 300) -> None:
+    """Find a Chromium, or fetch Playwright's; say in one line where there is none: then the browser tests are skipped."""
+    python, find = python_of(VENV), "import sys; sys.path.insert(0, 'tests/browser'); from lab import find_chromium as f; print(f() or '')"
+    found = subprocess.run([str(python), "-c", find], cwd=str(ROOT), stdout=subprocess.PIPE, text=True)
+    if found.returncode == 0 and found.stdout.strip():
+        return
+    if "CHROMIUM" in os.environ:
+        raise Problem(f"the environment variable CHROMIUM names {os.environ['CHROMIUM']!r}, which is no program; correct or unset it")
+    print("set-up: no Chromium on this machine; asking Playwright for one", flush=True)
+    try:
+        fetched = subprocess.run([str(python), "-m", "playwright", "install", "chromium"], timeout=seconds, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL).returncode == 0
+    except subprocess.TimeoutExpired:
+        fetched = False
+    if not fetched:
+        print("set-up: Playwright could not fetch it; the browser tests are skipped. Install chromium or Google Chrome to run them",
+              flush=True)
+
+
 def main(arguments: "list[str]") -> int:
     try:
         if arguments[:1] == ["port"] and len(arguments) == 2:
             check_port(arguments[1])
         elif arguments == ["install"]:
             install()
+        elif arguments == ["browser"]:
+            browser()
         else:
-            raise Problem(f"unknown arguments {arguments}; use 'install' or 'port NUMBER'")
+            raise Problem(f"unknown arguments {arguments}; use 'install', 'browser' or 'port NUMBER'")
     except Problem as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1

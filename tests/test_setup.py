@@ -440,7 +440,7 @@ def test_what_was_installed_must_work(setup, monkeypatch, capsys) -> None:
 
 def test_unknown_arguments_interruption_and_errors_of_the_system(setup, monkeypatch, capsys) -> None:
     for arguments in ([], ["instal"], ["port"], ["install", "now"]):
-        assert setup.main(arguments) == 1 and "use 'install' or 'port NUMBER'" in one_line(capsys)
+        assert setup.main(arguments) == 1 and "use 'install', 'browser' or 'port NUMBER'" in one_line(capsys)
     full = OSError(28, "No space left", "/x")
     for error, code, expected in ((KeyboardInterrupt(), 130, "run make again"), (full, 1, "No space left (/x)")):
         def fails(error: BaseException = error) -> None:
@@ -466,21 +466,43 @@ def test_the_makefile_checks_before_it_starts() -> None:
     assert {"lint", "test-lib", "test-notebooks"} <= set(rules["test"].split())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize("found, fetched, said", [
+    ("/usr/bin/chromium", 1, []), ("", 0, ["asking Playwright"]), ("", 1, ["asking Playwright", "the browser tests are skipped"]),
+])
+def test_a_browser_is_found_or_fetched_or_done_without(setup, monkeypatch, capsys, found: str, fetched: int, said: list) -> None:
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    python = setup.python_of(setup.VENV)
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo "{found}"; else echo "$@" >> {setup.ROOT}/asked; exit {fetched}; fi\n')
+    python.chmod(0o755)
+    assert setup.main(["browser"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == len(said) and all(words in line for words, line in zip(said, out.splitlines(), strict=True))
+    assert err == "" and (setup.ROOT / "asked").exists() == (not found)
+    if not found:
+        assert (setup.ROOT / "asked").read_text() == "-m playwright install chromium\n"
+        monkeypatch.setenv("CHROMIUM", "/no/such/browser")
+        assert setup.main(["browser"]) == 1 and "/no/such/browser" in capsys.readouterr().err
+
+
 # -- .ci/run -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="needs bash")
-@pytest.mark.parametrize("case", ["with pictures", "without", "data is there", "first fails", "second fails"])
-def test_ci_runs_make_test_without_and_with_data(tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize("case", ["with pictures", "without", "data is there", "first fails", "second fails", "browser fails"])
+def test_ci_runs_make_test_without_and_with_data_and_then_the_browser(tmp_path: Path, case: str) -> None:
     """A `make` that only notes whether data/ was there, in a copy of the script's surroundings."""
     project, tools = tmp_path / "project", tmp_path / "tools"
     for folder in (project / ".ci", project / ".venv/bin", tools, tmp_path / "shared/data"):
         folder.mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", project / ".ci")
     (project / ".venv/bin/python").symlink_to(sys.executable)
-    fails = {"first fails": "[ -e data ]", "second fails": "[ ! -e data ]"}.get(case, "true")
+    fails = {"first fails": "[ -e data ]", "second fails": "[ ! -e data ]", "browser fails": "[ $1 = test ]"}.get(case, "true")
     (tools / "make").write_text(f'#!/bin/sh\n(echo "$@"; ls data 2>/dev/null) | tr "\\n" " " >> notes; echo >> notes\n{fails}\n')
-    (tools / "make").chmod(0o755)
+    shutil.copy(tools / "make", tools / "chromium")                          # so that none is installed
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
     if case != "without":
         (tmp_path / "cats").mkdir()
         shutil.make_archive(str(tmp_path / "shared/data/cats"), "zip", tmp_path, "cats")
@@ -494,5 +516,6 @@ def test_ci_runs_make_test_without_and_with_data(tmp_path: Path, case: str) -> N
         assert done.returncode == 1 and notes == [] and done.stderr.count("\n") == 1 and "remove data/" in done.stderr
         assert (project / "data/mine").read_text() == "precious"
         return
-    assert [note.strip() for note in notes] == ["test"] if case in ("without", "first fails") else ["test", "test cats"]
+    calls = {"first fails": ["test"], "second fails": ["test", "test cats"], "without": ["test", "test-browser"]}
+    assert [note.strip() for note in notes] == calls.get(case, ["test", "test cats", "test-browser"])
     assert (done.returncode == 0) == (case in ("with pictures", "without")) and not (project / "data").exists()
