@@ -6,7 +6,7 @@ VENV := .venv/bin
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help setup lab test test-lib test-notebooks test-browser notebooks class figures site lint clean
+.PHONY: help setup lab test test-lib test-notebooks test-browser notebooks class figures site badges lint clean
 
 help:
 	@echo "make lab         open the notebooks in JupyterLab (PORT=8888)"
@@ -15,6 +15,7 @@ help:
 	@echo "make notebooks   run all notebooks again, in place"
 	@echo "make class       copies for a class: class/student without solutions, class/instructor with them"
 	@echo "make site        the notebooks as static pages in site/, for reading without Python or a network"
+	@echo "make badges REPOSITORY=owner/name   badges for Colab and Binder, once this is published there"
 	@echo "make figures     draw the README's picture again, from the shipped weights"
 	@echo "make lint        ruff, notebooks included"
 	@echo "make clean       remove .venv and caches"
@@ -52,6 +53,9 @@ class: setup
 
 site: setup
 	@$(VENV)/python .ci/make_site.py
+
+badges:
+	@$(PYTHON) .ci/badges.py $(REPOSITORY)
 
 figures: setup
 	@$(VENV)/python -m diffusion_lib sample toycats32 --n 64 --seed 0 --sampler ddim --steps 25 \

@@ -130,7 +130,7 @@ class Page:
 
     def code(self, cell: nbformat.NotebookNode) -> str:
         """A code cell and its outputs."""
-        if not cell.source.strip():
+        if not cell.source.strip() or "install" in cell.metadata.get("tags", []):
             return ""
         if cell.execution_count is None:
             raise Problem("not executed; run: make notebooks")

@@ -147,10 +147,11 @@ class Trainer:
         return torch.cat(parts)
 
     def draw(self, step: int) -> Batch:
-        """Everything random about a step (counted from 0)."""
+        """Everything random about a step (counted from 0). Its t are spread evenly, so the loss jumps less (Kingma et al. 2021)."""
         b = self.config.batch_size
         generator = torch.Generator().manual_seed(_seed(self.config.seed, 0, step))
-        t = torch.randint(0, self.diffusion.T, (b,), generator=generator)            # 0 … T-1, both ends included
+        spread = (torch.rand((), generator=generator) + torch.arange(b) / b) % 1
+        t = (spread * self.diffusion.T).long()                                       # 0 … T-1, both ends included
         noise = torch.randn((b, *self.images.shape[1:]), generator=generator)
         flip, drop = torch.rand((2, b), generator=generator)
         return Batch(self._indices(step), t, noise, flip < 0.5, drop < self.config.label_drop)

@@ -167,6 +167,8 @@ def test_timesteps_cover_both_ends_evenly_and_noise_is_normal(trainer) -> None:
     counts = torch.bincount(torch.cat([d.t for d in draws]), minlength=T)
     assert len(counts) == T and counts.min() > 0.7 * counts.float().mean()  # 192 each on average: 0.7 is 4 standard deviations
     assert counts[0] > 0 and counts[T - 1] > 0
+    apart = torch.stack([d.t.sort().values.diff() for d in map(trainer(batch_size=4).draw, range(60))])
+    assert (T // 4 - 1 <= apart).all() and (apart <= T // 4 + 1).all()       # within each batch, too
     noise = torch.stack([d.noise for d in draws])
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
     for name, share in (("flip", 0.5), ("drop", 0.1)):
