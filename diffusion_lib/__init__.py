@@ -22,7 +22,8 @@ _EXPORTS = {
     "data": ("ImageData", "example_photo", "load_data", "to_float", "to_uint8"),
     "ema": ("EMA",),
     "checkpoint": ("load_model", "load_pretrained", "shipped_models"),
-    "training": ("TrainConfig", "Trainer"),
+    "config": ("TrainConfig",),
+    "training": ("Trainer",),
     "interchange": ("from_diffusers_unet", "load_diffusers", "save_diffusers", "to_diffusers_unet"),
     "plots": ("save_grid", "show_images"),
 }

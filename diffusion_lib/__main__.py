@@ -16,20 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from PIL import Image
 from tqdm.auto import tqdm
 
 from .checkpoint import Pretrained, load_model, ship
+from .config import RunConfig, as_yaml, nearest, override, read_config, resolve
 from .data import load_data, to_uint8
-from .diffusion import GaussianDiffusion
 from .runs import CsvLog, pick_device
 from .samplers import SAMPLERS, ddim, guided, last_step
-from .schedules import make_betas
-from .training import TrainConfig, Trainer
+from .training import Trainer
 from .unet import UNet
 
-CONFIGS = Path(__file__).parent / "configs"
+SHORT = ("steps", "seed", "batch_size", "learning_rate", "sample_every")  # train's settings that have flags of their own
 
 
 class SampleGrid:
@@ -51,52 +49,44 @@ class SampleGrid:
         save_grid(pictures, trainer.out / "samples" / f"step_{trainer.step:08d}.png")
 
 
-def read_config(name: str) -> dict:
-    """A config by its name (one that ships) or its path: {"data", "diffusion", "model", "train"}."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-        raise FileNotFoundError(f"there is no config {name!r}; known are {known}, or give the path of a .yaml file")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a readable YAML file ({error}); compare configs/toycats32.yaml") from error
-    parts = {"data", "diffusion", "model", "train"}
-    if not isinstance(config, dict) or set(config) != parts:
-        found = ", ".join(map(str, config)) if isinstance(config, dict) else repr(config)
-        raise ValueError(f"{path} must hold the parts {', '.join(sorted(parts))}, not {found}")
-    return config
+def settings(arguments: argparse.Namespace) -> RunConfig:
+    """The config file, with what the command line changes in it. Raises ValueError for a name or value that does not exist."""
+    config = read_config(arguments.config)
+    for name in SHORT:
+        if (value := getattr(arguments, name)) is not None:
+            config = override(config, f"train.{name}", value)
+    if arguments.data is not None:
+        config = override(config, "data", arguments.data)
+    for setting, value in arguments.changes:
+        config = override(config, setting, value)
+    return resolve(config, arguments.config)
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a model as a config says, command-line flags winning over it."""
-    config = read_config(arguments.config)
-    flags = {name: getattr(arguments, name) for name in ("steps", "seed", "batch_size", "learning_rate")}
-    settings = {**config["train"], **{name: value for name, value in flags.items() if value is not None}}
-    process = dict(config["diffusion"])
-    try:
-        train_config = TrainConfig(**settings)
-        zero_terminal_snr = process.pop("zero_terminal_snr", False)
-        betas = make_betas(process.pop("schedule"), process.pop("T"), zero_terminal_snr=zero_terminal_snr)
-        diffusion = GaussianDiffusion(betas, **process)
-        torch.manual_seed(train_config.seed)  # the weights the network starts from
-        model = UNet(**config["model"])
-    except KeyError as error:
-        raise ValueError(f"config {arguments.config}: the part diffusion lacks {error}; compare configs/toycats32.yaml") from error
-    except TypeError as error:  # a misspelt key in the file
-        raise ValueError(f"config {arguments.config}: {error}") from error
+    config = settings(arguments)
+    if arguments.print_config:
+        print(as_yaml(config), end="")
+        return
+    diffusion = config.diffusion.build()
+    torch.manual_seed(config.train.seed)  # the weights the network starts from
+    model = UNet(**config.model.model_dump())
     out = Path(arguments.out or f"runs/{Path(arguments.config).stem}")
     if not arguments.resume and any((out / "checkpoints").glob("step_*")):
         raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
-    data = load_data(arguments.data or config["data"], model.image_size)
-    trainer = Trainer(model, diffusion, data, train_config, out=out, callbacks=[SampleGrid(arguments.sample_every)])
+    data = load_data(config.data, model.image_size)
+    trainer = Trainer(model, diffusion, data, config.train, out=out, callbacks=[SampleGrid(config.train.sample_every)])
+    trainer.origin = config.model_dump(mode="json")
     if arguments.resume:
-        trainer.resume()
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{len(data.images):,} pictures of {trainer.data_name}; {size:.1f}M weights; {trainer.device.type}, {trainer.precision}; "
-          f"step {trainer.step:,} to {train_config.steps:,}; writing {out}", flush=True)
+        trainer.resume(allow_changes=arguments.allow_changes)
+    if not trainer.ranks.rank:
+        size = sum(p.numel() for p in model.parameters()) / 1e6
+        print(f"{len(data.images):,} pictures of {trainer.data_name}; {size:.1f}M weights; {trainer.ranks.count} x {trainer.device.type}, "
+              f"{trainer.precision}; step {trainer.step:,} to {config.train.steps:,}; writing {out}", flush=True)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
     trainer.fit()
-    if importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without it
+    if not trainer.ranks.rank and importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without it
         from .plots import plot_curves, running_mean
 
         log = CsvLog.read(out / "log.csv")
@@ -176,11 +166,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", help="toycats, cifar10[:cat,dog], oxford_cats or folder:PATH; left out, the config's")
     p.add_argument("--steps", type=int, help="optimiser steps of the whole run")
     p.add_argument("--seed", type=int)
-    p.add_argument("--batch-size", type=int)
+    p.add_argument("--batch-size", type=int, help="pictures a step, over all devices")
     p.add_argument("--learning-rate", type=float)
+    p.add_argument("--sample-every", type=int, help="steps between grids of samples in the run folder")
     p.add_argument("--out", help="run folder (runs/CONFIG)")
     p.add_argument("--resume", action="store_true", help="go on from the run folder's newest checkpoint")
-    p.add_argument("--sample-every", type=int, default=1000, help="steps between grids of samples in the run folder")
+    p.add_argument("--allow-changes", action="store_true", help="resume with other pictures or settings than the run began with")
+    p.add_argument("--print_config", "--print-config", action="store_true", help="print the whole config, and train nothing")
+    p.epilog = "Any other setting: --PART.NAME VALUE, as in --model.channels 48 or --train.weighting min_snr; --print_config shows all."
     p.set_defaults(run=train)
 
     p = commands.add_parser("sample", help="draw pictures")
@@ -209,10 +202,28 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def changes(words: list[str], top: argparse.ArgumentParser, command: argparse.ArgumentParser | None) -> list[tuple[str, str]]:
+    """(setting, value) from `--PART.NAME VALUE` or `--PART.NAME=VALUE`. Raises ValueError for anything else."""
+    found, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        setting, equals, value = word.removeprefix("--").partition("=")
+        if command is None or not word.startswith("--") or "." not in setting:
+            known = [flag for action in (command or top)._actions for flag in action.option_strings if flag.startswith("--")]
+            raise ValueError(f"there is no flag {word!r}{nearest(word, known)}")
+        if not equals and not words:
+            raise ValueError(f"{word} needs a value")
+        found.append((setting, value if equals else words.pop(0)))
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = parser().parse_args(argv)
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
     try:
+        command = top._subparsers._group_actions[0].choices["train"] if arguments.run is train else None
+        arguments.changes = changes(rest, top, command)
         arguments.run(arguments)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -4,6 +4,7 @@ Five thousand 32-pixel pictures are 15 MB, so a data set simply stays in memory 
 processes; a batch is an index. Flips and the scaling to [-1, 1] happen in the training loop.
 """
 
+import hashlib
 import os
 import socket
 import warnings
@@ -19,7 +20,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-SOURCES = "toycats, toycats:5000, cifar10, cifar10:cat, cifar10:cat,dog, oxford_cats, folder:PATH"
+SOURCES = "toycats, toycats:5000, cifar10, cifar10:cat, cifar10:cat,dog, oxford_cats, folder:PATH, folder:PATH#train"
+PARTS = ("train", "held_out")  # of a folder
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split())
 
 
@@ -48,6 +50,7 @@ def load_data(spec: str, size: int, root: str | Path = "data") -> ImageData:
            "cifar10", "cifar10:cat,dog"   the 50,000 training pictures, or those of some classes (downloaded into root)
            "oxford_cats"                  the cats of Oxford-IIIT Pet, its trainval half (downloaded into root, 800 MB)
            "folder:PATH"                  every picture below PATH; class = name of the folder that holds the file
+           "folder:PATH#train"            four fifths of them, and "folder:PATH#held_out" the others, by a hash of the file's name
 
     Pictures of another size are reduced with antialiasing so that the short side fits, then cropped to the centre.
     Files that cannot be read are skipped, counted in a warning and listed in `skipped`.
@@ -67,7 +70,9 @@ def load_data(spec: str, size: int, root: str | Path = "data") -> ImageData:
     if kind == "folder":
         if not rest:
             raise ValueError("folder: needs the path of a folder of pictures, for example folder:data/cats")
-        return _folder(Path(rest).expanduser(), size, spec)
+        path, mark, part = rest.rpartition("#")
+        path, part = (path, part) if mark and part in PARTS else (rest, "")
+        return _folder(Path(path).expanduser(), size, spec, part)
     raise ValueError(f"unknown data source {spec!r}; choose one of {SOURCES}")
 
 
@@ -129,12 +134,19 @@ def _download(title: str, root: Path, make: Callable[[bool], Any]) -> Any:
         socket.setdefaulttimeout(patience)
 
 
-def _folder(path: Path, size: int, spec: str) -> ImageData:
+def held_out(name: str) -> bool:
+    """Whether the picture of this file name is kept out of training: every fifth, by a hash, the same on every machine."""
+    return hashlib.sha256(name.encode()).digest()[0] % 5 == 0
+
+
+def _folder(path: Path, size: int, spec: str, part: str = "") -> ImageData:
     if not path.exists():
         raise FileNotFoundError(f"there is no folder {path}; give one that holds pictures, as folder:data/cats does")
     if not path.is_dir():
         raise ValueError(f"{path} is a file, not a folder; give the folder that holds the pictures")
     files = _pictures_below(path)
+    if part:
+        files = [file for file in files if held_out(file.name) == (part == "held_out")]
     if not files:
         raise ValueError(f"no pictures below {path}; it looks for files that end in {', '.join(sorted(SUFFIXES))}")
     images, good, skipped = _read(files, size)

@@ -1,4 +1,4 @@
-"""What surrounds a training run: which device and number format, one run a folder, clean stops, the log."""
+"""What surrounds a training run: which devices and number format, one run a folder, clean stops, the log."""
 
 import contextlib
 import csv
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -57,6 +57,42 @@ def probe_autocast(device: torch.device) -> str:
 
     full, half = seconds(torch.float32, 4), seconds(torch.bfloat16, 4)
     return "bf16" if half < 0.8 * full else "float32"  # a tie goes to the exact one
+
+
+class Ranks:
+    """The processes that train one run together, one a device. Several where `accelerate launch` started several; else this one.
+
+    device: where this one computes. Raises ValueError for a device that is not there, ImportError without Accelerate.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        self.rank, self.count, self.accelerator = 0, 1, None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            try:
+                from accelerate import Accelerator
+            except ImportError as error:
+                raise ImportError("several processes train together through Accelerate; pip install accelerate") from error
+            self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
+            self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device if self.accelerator else pick_device(device)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The network to call in training: its gradients are the means over all processes."""
+        return self.accelerator.prepare_model(model) if self.accelerator else model
+
+    def keep_gradients(self, network: nn.Module, keep: bool) -> contextlib.AbstractContextManager:
+        """While `keep`, gradients are added up here and not exchanged yet."""
+        return self.accelerator.no_sync(network) if self.accelerator and keep else contextlib.nullcontext()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes, the same on each of them."""
+        return self.accelerator.reduce(values, "mean") if self.accelerator else values
+
+    def any(self, wish: bool) -> bool:
+        """Whether any process wishes so: all of them hear the same."""
+        if not self.accelerator:
+            return wish
+        return bool(self.mean(torch.tensor(float(wish), device=self.device)) > 0)
 
 
 class RunLock:
@@ -149,7 +185,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 class CsvLog:
     """A run's `log.csv`: one row every few steps. Rows after the step resumed from are dropped."""
 
-    COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "images_per_second", "seconds")
+    # loss_q1 … loss_q4: the loss of the batch's quarters of t, from nearly clean to nearly noise
+    COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "images_per_second", "seconds", *(f"loss_q{i}" for i in range(1, 5)))
 
     def __init__(self, path: Path, step: int) -> None:
         rows = [row for row in self.read(path) if int(row["step"]) <= step] if path.exists() and step else []

@@ -4,7 +4,6 @@ Everything random is a function of (seed, step): which pictures, which t, which 
 by a generator seeded with (seed, 1234). So a resumed run continues as if it had never stopped, with nothing to save.
 """
 
-import dataclasses
 import math
 import shutil
 import time
@@ -18,55 +17,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .checkpoint import load_checkpoint, load_weights, newest_checkpoint, save_checkpoint
+from .config import TrainConfig
 from .data import to_float
 from .diffusion import GaussianDiffusion
 from .ema import EMA
-from .losses import WEIGHTINGS, noise_prediction_loss
-from .runs import CsvLog, RunLock, fingerprint, pick_device, probe_autocast, stop_on_signals
+from .losses import noise_prediction_loss
+from .runs import CsvLog, Ranks, RunLock, fingerprint, probe_autocast, stop_on_signals
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a run. Frozen, and saved inside every checkpoint. Raises ValueError for an impossible value."""
-
-    steps: int = 2000  # optimiser steps of the whole run
-    batch_size: int = 64  # pictures a step
-    learning_rate: float = 1e-3  # AdamW's, at its highest
-    warmup: int = 100  # steps during which the learning rate grows from 0
-    final_learning_rate: float = 0.02  # share of it that is left at the end of the cosine decay
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0  # largest norm of the gradient
-    weighting: str = "uniform"  # of the loss: "uniform" or "min_snr"
-    label_drop: float = 0.1  # share of labels replaced by "no class" (for guidance; unused without classes)
-    flip: bool = True  # mirror every other picture
-    ema: tuple[float, float] = (0.01, 0.05)  # half-lives of the two weight averages, as shares of the run so far
-    seed: int = 0
-    precision: str = "auto"  # "float32", "bf16", or "auto": what a short probe finds faster
-    device: str = "auto"
-    save_every: int = 500  # steps between checkpoints (only if the run has a folder)
-    keep: int = 2  # newest checkpoints kept
-    log_every: int = 10  # steps between rows of log.csv
-    patience: int = 10  # non-finite steps in a row before the run stops
-
-    def __post_init__(self) -> None:
-        if isinstance(self.ema, list):
-            object.__setattr__(self, "ema", tuple(self.ema))  # JSON and YAML hand over lists
-        whole = {"steps": 1, "batch_size": 1, "warmup": 0, "save_every": 1, "keep": 1, "log_every": 1, "patience": 1, "seed": 0}
-        for name, least in whole.items():
-            if type(value := getattr(self, name)) is not int or value < least:
-                raise ValueError(f"{name} must be {f'at least {least}' if type(value) is int else 'a whole number'}, not {value!r}")
-        positive, share = ("above 0", lambda v: 0 < v < math.inf), ("between 0 and 1", lambda v: 0 <= v <= 1)
-        rules = {"learning_rate": positive, "grad_clip": positive, "weight_decay": ("at least 0", lambda v: 0 <= v < math.inf),
-                 "label_drop": share, "final_learning_rate": share}
-        for name, (rule, fits) in rules.items():
-            if type(value := getattr(self, name)) not in (int, float) or not fits(value):
-                hint = "; YAML takes 1e-3 for text, write 1.0e-3" if isinstance(value, str) else ""
-                raise ValueError(f"{name} must be a number {rule}, not {value!r}{hint}")
-        if type(self.ema) is not tuple or not self.ema or not all(type(share) is float and 0 < share < 1 for share in self.ema):
-            raise ValueError(f"ema must hold half-lives between 0 and 1, shares of the run so far, not {self.ema}; (0.01, 0.05) is usual")
-        for name, known in (("weighting", WEIGHTINGS), ("precision", ("auto", "float32", "bf16"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+# settings that may differ when a run is resumed: where and how fast it computes, what it writes, but not what it computes
+FREE = {"device", "precision", "compile", "accumulate", "save_every", "keep", "log_every", "sample_every", "patience"}
 
 
 class Batch(NamedTuple):
@@ -99,16 +58,22 @@ class Trainer:
         images = data if isinstance(data, Tensor) else data.images
         labels = None if isinstance(data, Tensor) else getattr(data, "labels", None)
         self._check(images, labels, model)
-        self.device = pick_device(config.device)
+        self.ranks = Ranks(config.device)
+        self.device, slices = self.ranks.device, self.ranks.count * config.accumulate
+        if config.batch_size % slices:
+            raise ValueError(f"a batch_size of {config.batch_size} cannot be shared evenly by {self.ranks.count} processes with accumulate "
+                             f"{config.accumulate}; make it a multiple of {slices}")
         self.precision = probe_autocast(self.device) if config.precision == "auto" else config.precision
         self.images = images.to(self.device)                              # resident: no worker can be faster
         self.labels = labels.to(self.device) if getattr(model, "num_classes", None) else None
         self.data_name = getattr(data, "name", type(data).__name__)
-        self.model = model.to(self.device)
+        self.model = model.to(self.device)                                # what is saved and averaged
+        network = self.ranks.wrap(self.model)                             # what is called: the same weights
+        self.network = torch.compile(network) if config.compile else network
         self.emas = [EMA(model, half_life) for half_life in config.ema]
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
                                            fused=self.device.type in ("cpu", "cuda"))  # one pass over the weights instead of ten
-        self.step, self.losses, self.skipped = 0, [], 0
+        self.step, self.losses, self.skipped, self.origin = 0, [], 0, None  # origin: the whole config, kept in checkpoints
         self._order: tuple[int, Tensor] | None = None
 
     @staticmethod
@@ -166,25 +131,43 @@ class Trainer:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def train_step(self) -> float:
-        """One step of DDPM's algorithm 1: draw, noise, predict, descend. Returns the loss."""
-        batch = self.draw(self.step)
+    def loss(self, batch: Batch) -> Tensor:
+        """Losses (B,) of the pictures of a batch, or of a slice of it."""
         x_0 = to_float(self.images[batch.index.to(self.device)])                     # (B, C, H, W) in [-1, 1]
         if self.config.flip:
             x_0 = torch.where(batch.flip.to(self.device)[:, None, None, None], x_0.flip(-1), x_0)
         labels = None
         if self.labels is not None:
             labels = self.labels[batch.index.to(self.device)].masked_fill(batch.drop.to(self.device), self.model.num_classes)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            return noise_prediction_loss(self.diffusion, self.network, x_0, batch.t, batch.noise.to(self.device), labels,
+                                         weighting=self.config.weighting, reduction="none")
+
+    def train_step(self) -> float:
+        """One step of DDPM's algorithm 1: draw, noise, predict, descend. Returns the loss.
+
+        Every process draws the whole batch and takes its rows, in `accumulate` slices: their mean is the batch's.
+        """
+        batch, slices = self.draw(self.step), self.config.accumulate
+        rows = self.config.batch_size // (self.ranks.count * slices)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = noise_prediction_loss(self.diffusion, self.model, x_0, batch.t, batch.noise.to(self.device), labels,
-                                         weighting=self.config.weighting)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        said = torch.zeros(5, device=self.device)                                    # the mean loss, and the shares of four ranges of t
+        for i in range(slices):
+            start = (self.ranks.rank * slices + i) * rows
+            part = Batch(*(drawn[start : start + rows] for drawn in batch))
+            with self.ranks.keep_gradients(self.network, i < slices - 1):
+                losses = self.loss(part)
+                (losses.mean() / slices).backward()
+            said[0] += losses.detach().mean() / slices
+            said[1:].index_add_(0, self._quarter(part.t).to(self.device), losses.detach().float() / (rows * slices))
+        said = self.ranks.mean(said)
+        value, *quarters = said.tolist()
+        share = torch.bincount(self._quarter(batch.t), minlength=4) / self.config.batch_size
+        self.quarter_losses = [loss / part if part else math.nan for loss, part in zip(quarters, share.tolist(), strict=True)]
         self.gradient_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
         self.step += 1
-        value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(self.gradient_norm)):
             self._skip(value)
             return value
@@ -193,6 +176,9 @@ class Trainer:
         for ema in self.emas:
             ema.update(self.model, self.step)
         return value
+
+    def _quarter(self, t: Tensor) -> Tensor:
+        return t * 4 // self.diffusion.T
 
     _bad = 0  # non-finite steps in a row
 
@@ -213,7 +199,7 @@ class Trainer:
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}; leave it out to train to the end")
         end = self.config.steps if steps is None else min(self.step + steps, self.config.steps)
-        if self.out is None:
+        if self.out is None or self.ranks.rank:  # only the first process writes
             return self._loop(end, None)
         self.out.mkdir(parents=True, exist_ok=True)
         with RunLock(self.out):
@@ -229,25 +215,28 @@ class Trainer:
     def _loop(self, end: int, log: CsvLog | None) -> "Trainer":
         self.model.train()
         start, first, smooth = time.perf_counter(), self.step, None
-        bar = tqdm(total=end, initial=self.step, desc="training", unit="step", disable=None if log else False,
+        bar = tqdm(total=end, initial=self.step, desc="training", unit="step", disable=True if self.ranks.rank else None if log else False,
                    leave=log is not None, mininterval=1)  # a notebook's queue of messages holds about 1,000: do not flood it
+        stopped = False
         with stop_on_signals() as stop, bar:
-            while self.step < end and not stop:
+            while self.step < end and not stopped:
                 loss = self.train_step()
                 self.losses.append(loss)
                 smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
                 speed = (self.step - first) * self.config.batch_size / (time.perf_counter() - start)
                 bar.update()
                 bar.set_postfix(loss=f"{smooth:.4f}", images_per_s=f"{speed:.0f}", refresh=False)
+                stopped = self.ranks.any(bool(stop))
                 if log and (self.step % self.config.log_every == 0 or self.step == end):
                     log.write(step=self.step, loss=loss, learning_rate=self.learning_rate(self.step - 1), gradient_norm=self.gradient_norm,
-                              images_per_second=speed, seconds=log.seconds_before + time.perf_counter() - start)
-                for callback in self.callbacks:
+                              images_per_second=speed, seconds=log.seconds_before + time.perf_counter() - start,
+                              **{f"loss_q{i}": value for i, value in enumerate(self.quarter_losses, 1)})
+                for callback in [] if self.ranks.rank else self.callbacks:
                     callback(self)
-                if self.out and (self.step % self.config.save_every == 0 or self.step == end or stop):
+                if log and (self.step % self.config.save_every == 0 or self.step == end or stopped):
                     self.save()
         self.model.eval()
-        if stop and self.step < end:
+        if stopped and self.step < end and not self.ranks.rank:
             how = f"the same command with --resume, out={self.out}" if self.out else "trainer.fit()"
             print(f"stopped at step {self.step} of {end}; the model is kept, and {how} goes on from here")
         return self
@@ -259,8 +248,8 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint of this step into the run folder, then drop all but the newest `keep`."""
-        state = {"step": self.step, "model": self.model.config, "diffusion": self.diffusion.state_dict(),
-                 "train": dataclasses.asdict(self.config), "precision": self.precision, "skipped": self.skipped,
+        state = {"step": self.step, "config": self.origin, "model": self.model.config, "diffusion": self.diffusion.state_dict(),
+                 "train": self.config.model_dump(mode="json"), "precision": self.precision, "skipped": self.skipped,
                  "data": {"name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images)}}
         folder = self.out / "checkpoints" / f"step_{self.step:08d}"
         save_checkpoint(folder, self._weights(), self.optimizer.state_dict(), state)
@@ -268,22 +257,27 @@ class Trainer:
             shutil.rmtree(old, ignore_errors=True)
         return folder
 
-    def resume(self, checkpoint: str | Path | None = None) -> "Trainer":
+    def resume(self, checkpoint: str | Path | None = None, *, allow_changes: bool = False) -> "Trainer":
         """Continue from a checkpoint folder, or from the run folder's newest. Returns the trainer.
 
-        Raises FileNotFoundError if there is none, ValueError if it belongs to another network, diffusion or data set.
+        allow_changes: other pictures and other settings of the training are wanted, so the run is no longer the one that
+        was begun. Raises FileNotFoundError if there is no checkpoint, ValueError if it belongs to another network or diffusion,
+        or, unless changes are allowed, to other pictures or settings, naming what differs.
         """
         folder = newest_checkpoint(self.out) if checkpoint is None and self.out else checkpoint
         if folder is None:
             raise FileNotFoundError(f"there is no checkpoint in {self.out} to resume from; leave --resume out to start anew")
         state, weights, optimizer = load_checkpoint(folder)
-        now = {"model": self.model.config, "diffusion": self.diffusion.state_dict(), "data": {"sha256": fingerprint(self.images)}}
+        now = {"model": self.model.config, "diffusion": self.diffusion.state_dict(), "data": {"pictures": fingerprint(self.images)},
+               "train": self.config.model_dump(mode="json", exclude=FREE)}
         for part, value in now.items():
-            saved = state[part] if part != "data" else {"sha256": state[part]["sha256"]}
+            saved = {k: v for k, v in state[part].items() if k not in FREE} if part != "data" else {"pictures": state[part]["sha256"]}
             differing = [k for k in sorted(value.keys() | saved.keys()) if _plain(value.get(k)) != saved.get(k)]
-            if differing:
-                raise ValueError(f"{folder} was trained with another {part} ({', '.join(differing)} differ); "
-                                 "resume with the settings it was started with")
+            if differing and not (allow_changes and part in ("data", "train")):
+                told = [f"{k} was {saved.get(k)!r}, now {value.get(k)!r}" if part == "train" else k for k in differing]
+                remedy = ", or say that they shall change (--allow-changes)" if part in ("data", "train") else ""
+                raise ValueError(f"{folder} was trained with another {part} ({', '.join(told)} differ); "
+                                 f"resume with the settings it was started with{remedy}")
         for name, module in self._weights().items():
             load_weights(module, weights[name], folder)
         self.optimizer.load_state_dict(optimizer)

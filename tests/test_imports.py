@@ -15,7 +15,7 @@ FILES = sorted(path.stem for path in LIBRARY.glob("*.py"))
 
 # From the heart outwards. A file imports only files to its left.
 ORDER = """
-    schedules unet ops diffusion losses samplers ideal shapes toycats toyreader data metrics classifier checkpoint ema runs training
+    schedules unet ops diffusion losses samplers ideal shapes toycats toyreader data metrics classifier checkpoint ema runs config training
     interchange panels plots widgets progress answers checks __main__
 """.split()
 # Only these may know of notebooks and of curves (panels.py draws with Pillow).

@@ -91,7 +91,7 @@ def test_impossible_settings(name: str, value: object, remedy: str, refuses) -> 
 
 def test_settings_from_a_file_are_the_same_settings() -> None:
     assert config(ema=[0.1, 0.2]) == config(ema=(0.1, 0.2))
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValueError, match="frozen"):
         config().steps = 3
 
 
