@@ -226,13 +226,13 @@ class Trainer:
                 speed = (self.step - first) * self.config.batch_size / (time.perf_counter() - start)
                 bar.update()
                 bar.set_postfix(loss=f"{smooth:.4f}", images_per_s=f"{speed:.0f}", refresh=False)
-                stopped = self.ranks.any(bool(stop))
                 if log and (self.step % self.config.log_every == 0 or self.step == end):
                     log.write(step=self.step, loss=loss, learning_rate=self.learning_rate(self.step - 1), gradient_norm=self.gradient_norm,
                               images_per_second=speed, seconds=log.seconds_before + time.perf_counter() - start,
                               **{f"loss_q{i}": value for i, value in enumerate(self.quarter_losses, 1)})
                 for callback in [] if self.ranks.rank else self.callbacks:
                     callback(self)
+                stopped = self.ranks.any(bool(stop))
                 if log and (self.step % self.config.save_every == 0 or self.step == end or stopped):
                     self.save()
         self.model.eval()

@@ -1,4 +1,7 @@
-"""Several processes train one run together, as one alone would: `accelerate launch`, two processes on the CPU."""
+"""Several processes train one run together, as one alone would: two on the CPU, which talk through gloo.
+
+`accelerate launch` starts one a GPU; on a CPU alone it starts one whatever it is asked, so here PyTorch's own launcher does.
+"""
 
 import importlib.util
 import os
@@ -45,9 +48,8 @@ def free_port() -> int:
 
 
 def train(processes: int, config: Path, out: Path, *flags: str) -> subprocess.CompletedProcess:
-    """`accelerate launch -m diffusion_lib train …`, or plain Python for one process."""
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision",
-              "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())] if processes > 1 else []
+    """`torchrun -m diffusion_lib train …`, or plain Python for one process."""
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(free_port())] if processes > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *launch, "-m", "diffusion_lib", "train", "--config", str(config), "--out", str(out), *flags],
                           cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)

@@ -1,7 +1,6 @@
 """The Trainer: what it refuses, what it draws, that stopping costs nothing, and that it learns."""
 
 import csv
-import dataclasses
 import math
 import os
 import shutil

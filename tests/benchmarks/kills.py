@@ -73,9 +73,11 @@ def run(kills: int, folder: Path, seed: int = 0) -> dict[str, int | bool]:
         reached.append(state["step"])
     assert os.waitpid(fork(killed, steps), 0)[1] == 0, "the last process failed"
     ends = [load_checkpoint(newest_checkpoint(out)) for out in (whole, killed)]
-    same = ends[0][0]["step"] == ends[1][0]["step"] == steps and all(
-        torch.equal(ends[0][1][name][key], ends[1][1][name][key]) for name in ends[0][1] for key in ends[0][1][name])
-    same = same and all(torch.equal(a, ends[1][2]["state"][i][key]) for i, values in ends[0][2]["state"].items() for key, a in values.items())
+    (state, weights, optimizer), (other_state, other_weights, other_optimizer) = ends
+    same = state["step"] == other_state["step"] == steps
+    same &= all(torch.equal(value, other_weights[name][key]) for name in weights for key, value in weights[name].items())
+    same &= all(torch.equal(value, other_optimizer["state"][i][key]) for i, moments in optimizer["state"].items()
+                for key, value in moments.items())
     return {"kills": kills, "kills during a save": halves, "steps when killed first and last": (reached[0], reached[-1]), "steps": steps,
             "ends bit for bit as the run that nobody killed": same}
 

@@ -9,6 +9,7 @@ at matched multiply-adds, so by multiply-adds a second. The last part tells what
 """
 
 import argparse
+import importlib
 import time
 from collections.abc import Callable
 
@@ -76,8 +77,8 @@ def main() -> None:
     networks = {"ours": (model, lambda network, x, t: network(x, t))}
     networks["diffusers UNet2DModel"] = to_diffusers_unet(model).to(device).train(), lambda network, x, t: network(x, t).sample
     try:
-        from denoising_diffusion_pytorch import Unet
-        networks["denoising_diffusion_pytorch"] = Unet(dim=64, dim_mults=(1, 2, 2)).to(device), lambda network, x, t: network(x, t)
+        foreign = importlib.import_module("denoising_diffusion_pytorch")   # no dependency: installed by whoever wants to compare
+        networks["denoising_diffusion_pytorch"] = foreign.Unet(dim=64, dim_mults=(1, 2, 2)).to(device), lambda network, x, t: network(x, t)
     except ImportError:
         print("denoising_diffusion_pytorch is not installed and left out")
     flops, steps = {}, {"ours": trainer.train_step}
