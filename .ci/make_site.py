@@ -195,7 +195,7 @@ class Page:
         named: dict[str, list[dict]] = {}
         for model in every:
             named.setdefault(model["_model_name"], []).append(model)
-        if "StackModel" in named and "SelectionSliderModel" in named:
+        if "TabModel" in named and "SelectionSliderModel" in named:
             return self.frames(named)
         if "ImageModel" in named:
             return self.stored(every, named)
@@ -209,7 +209,7 @@ class Page:
 
     def frames(self, named: dict[str, list[dict]]) -> str:
         """A FrameSlider: all its pictures, one of them shown; site.js brings it to life."""
-        slider, pictures = named["SelectionSliderModel"][0], self.children(named["StackModel"][0])
+        slider, pictures = named["SelectionSliderModel"][0], self.children(named["TabModel"][0])
         values, at, label = slider["_options_labels"], slider["index"], html.escape(slider["description"])
         if len(values) != len(pictures) or not values:
             raise Problem(f"a frame slider has {len(pictures)} pictures for {len(values)} values; run: make notebooks")

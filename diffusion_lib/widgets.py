@@ -23,7 +23,7 @@ from ipywidgets import (
     Layout,
     Play,
     SelectionSlider,
-    Stack,
+    Tab,
     VBox,
     Widget,
     jslink,
@@ -68,27 +68,36 @@ class Picture(Image):
 # -- frames: made once, no kernel needed ---------------------------------------------------------------------------------
 
 
+# A Tab keeps all its pages in the page, loaded; a Stack, made for this, loads each anew, which took three times as long.
+# So frames are the pages of a Tab whose bar is not shown.
+FRAMES = """<style>
+.jupyter-widgets.widget-tab.frames > .widget-tab-bar { display: none !important; }
+.jupyter-widgets.widget-tab.frames > .widget-tab-contents { border: 0 !important; padding: 0 !important; margin: 0 !important; }
+</style>"""
+
+
 class FrameSlider(Panel):
-    """What frame_slider() returns. values: one per frame. frames: their bytes. slider, stack: the widgets."""
+    """What frame_slider() returns. values: one per frame. frames: their bytes. slider, pages: the widgets."""
 
     def __init__(self, frames: Sequence[bytes], values: Sequence[Any], label: str, alts: Sequence[str], play: bool, start: int):
         self.frames, self.values = list(frames), list(values)
         images = [Picture(value=f, format=_format(f), tooltip=alt) for f, alt in zip(frames, alts, strict=True)]
-        self.stack = Stack(images, selected_index=start)
+        self.pages = Tab(images, selected_index=start)
+        self.pages.add_class("frames")
         options = [(str(value), i) for i, value in enumerate(values)]
         self.slider = SelectionSlider(options=options, index=start, description=label, layout=Layout(**SLIDER))
-        jslink((self.slider, "index"), (self.stack, "selected_index"))
+        jslink((self.slider, "index"), (self.pages, "selected_index"))
         player = Play(min=0, max=len(values) - 1, value=start, interval=120, description=f"play {label}")
         jslink((player, "value"), (self.slider, "index"))
         row = HBox([player, self.slider] if play else [self.slider])
-        super().__init__([row, self.stack], f"Slider over {label} ({len(values)} frames)")
+        super().__init__([row, self.pages, HTML(FRAMES, layout=Layout(display="none"))], f"Slider over {label} ({len(values)} frames)")
 
     def move(self, value: Any) -> bytes:
         """Set the slider to one of `values`, as a hand would, and return the picture then shown. ValueError if unknown."""
         if value not in self.values:
             raise ValueError(f"{value!r} is no value of this slider; its values run from {self.values[0]} to {self.values[-1]}")
-        self.slider.index = self.stack.selected_index = self.values.index(value)
-        return self.stack.children[self.stack.selected_index].value
+        self.slider.index = self.pages.selected_index = self.values.index(value)
+        return self.pages.children[self.pages.selected_index].value
 
 
 def frame_slider(

@@ -107,7 +107,7 @@ def shown_stacks(notebook: dict) -> list[dict]:
     views = [output["data"][VIEW]["model_id"] for cell in notebook["cells"] for output in cell.get("outputs", [])
              if VIEW in output.get("data", {})]
     children = [models[child.removeprefix("IPY_MODEL_")] for view in views for child in models[view]["state"].get("children", [])]
-    return [child for child in children if child["model_name"] == "StackModel"]
+    return [child for child in children if child["model_name"] == "TabModel"]
 
 
 def check_offline(site: Path) -> None:
@@ -315,7 +315,7 @@ def test_bad_notebook_ends_in_one_line(what, series, capsys):
 
 def test_bad_widgets_end_in_one_line(series, capsys):
     slider = frame_slider([picture(1), picture(2)], [0, 1])
-    slider.stack.children = slider.stack.children[:1]
+    slider.pages.children = slider.pages.children[:1]
     series(ran("slider", [shown(slider)]), widgets=[slider])
     assert series.run() == 1 and "1 pictures for 2 values" in capsys.readouterr().err
     live = live_slider(lambda t: picture(t), 0, 9)

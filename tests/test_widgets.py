@@ -65,14 +65,14 @@ def test_a_frame_slider_at_its_ends_and_its_middle() -> None:
     for t in (0, 500, 1000):
         shown = slider.move(t)
         assert middle(shown) == pytest.approx(255 * t / 1000, abs=1)
-        assert slider.slider.label == str(t) and slider.stack.children[slider.stack.selected_index].value == shown
+        assert slider.slider.label == str(t) and slider.pages.children[slider.pages.selected_index].value == shown
     assert [middle(frame) for frame in slider.frames] == sorted(middle(frame) for frame in slider.frames)
 
 
 def test_a_frame_slider_moves_in_the_page_without_a_kernel() -> None:
     slider = frame_slider([grey(t) for t in (0, 500, 1000)], ["a", "b", "c"], value="b")
-    assert slider.slider.index == slider.stack.selected_index == 1
-    assert in_page(slider.slider, "index", slider.stack, "selected_index")
+    assert slider.slider.index == slider.pages.selected_index == 1
+    assert in_page(slider.slider, "index", slider.pages, "selected_index")
     row = slider.children[0]
     player, handle = row.children
     assert isinstance(player, Play) and handle is slider.slider and in_page(player, "value", handle, "index")
@@ -83,7 +83,7 @@ def test_a_frame_slider_moves_in_the_page_without_a_kernel() -> None:
 
 def test_pictures_carry_their_words_and_keep_their_size() -> None:
     slider = frame_slider([grey(0), grey(1)], [3, 7], label="seed")
-    for picture, words in zip(slider.stack.children, ("seed = 3", "seed = 7"), strict=True):
+    for picture, words in zip(slider.pages.children, ("seed = 3", "seed = 7"), strict=True):
         assert picture.tooltip == words
         state = picture.get_state()
         assert state["description"] == ""                                      # without it the page cannot show a tooltip
@@ -131,7 +131,7 @@ def test_frames_that_are_too_heavy_become_webp(noise) -> None:
     totals = []
     for limit in (105, 95, 85):
         slider = frame_slider(list(noise), range(6), limit_kb=limit)
-        assert {picture.format for picture in slider.stack.children} == {"webp"}
+        assert {picture.format for picture in slider.pages.children} == {"webp"}
         assert len({pixels(frame).shape for frame in slider.frames}) == 1
         totals.append(sum(map(len, slider.frames)))
         assert totals[-1] <= 1000 * limit < png
@@ -325,7 +325,7 @@ def test_t_and_alpha_bar_stand_above_the_picture(diffusion, live) -> None:
         expected = compose([compose([grey(t)])], caption=words)
         assert np.array_equal(pixels(slider.move(t)), np.asarray(expected)), t
         if not live:
-            assert slider.stack.children[slider.stack.selected_index].tooltip == words
+            assert slider.pages.children[slider.pages.selected_index].tooltip == words
     assert not np.array_equal(pixels(slider.move(0)), pixels(slider.move(999)))
 
 

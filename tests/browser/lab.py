@@ -328,9 +328,10 @@ WATCH = """() => {
     };
     // Two moments after a key press. Painted: the new picture is loaded and the page's frame that holds it is finished.
     // Presented: the browser's own word (Element Timing) for when its compositor had that frame ready, here without a GPU.
-    // Nothing here may ask for the layout: that would be timed too. A Stack keeps only the child it shows in the page.
+    // Nothing here may ask for the layout: that would be timed too. Frames lie in the page, hidden but for one; a live picture
+    // is one <img> that loads new bytes. Chromium tells the second moment of a frame only when it is shown for the first time.
     const start = (handle, limit) => {
-        const panel = panelOf(handle), element = pictures(panel)[0];
+        const panel = panelOf(handle), element = visible(panel)[0];
         const mark = () => pictures(panel).forEach(img => {
             if (!img.hasAttribute('elementtiming')) img.setAttribute('elementtiming', 'slider');
         });
@@ -345,8 +346,11 @@ WATCH = """() => {
                 resolve(painted === null ? null : [painted - pressed, presented === null ? null : presented - pressed, same]);
             };
             const load = event => {
+                appeared(event.target);
+            };
+            const appeared = img => {
                 if (pressed === null || same !== null) return;
-                same = event.target === element;
+                same = img === element;
                 requestAnimationFrame(() => {                             // a message after the frame: it has been painted
                     const channel = new MessageChannel();
                     channel.port1.onmessage = () => { painted = performance.now(); if (presented !== null) finish(); };
@@ -354,7 +358,12 @@ WATCH = """() => {
                     setTimeout(() => { if (presented === null) finish(); }, 2000);
                 });
             };
-            const changes = new MutationObserver(mark);
+            const changes = new MutationObserver(records => {
+                mark();
+                for (const {target} of records) {
+                    if (target.tagName === 'IMG' && target !== element && !target.classList.contains('lm-mod-hidden')) appeared(target);
+                }
+            });
             const paints = new PerformanceObserver(list => {
                 const entry = list.getEntries().find(e => pressed !== null && e.renderTime > pressed && panel.contains(e.element));
                 if (entry) { presented ??= entry.renderTime; if (painted !== null) finish(); }
@@ -362,7 +371,7 @@ WATCH = """() => {
             const timer = setTimeout(finish, limit);
             document.addEventListener('keydown', key, true);
             panel.addEventListener('load', load, true);
-            changes.observe(panel, {subtree: true, childList: true});
+            changes.observe(panel, {subtree: true, childList: true, attributes: true, attributeFilter: ['class']});
             paints.observe({type: 'element'});
         });
     };

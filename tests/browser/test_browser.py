@@ -83,7 +83,7 @@ def test_a_notebook_just_opened_has_living_sliders(opened, name) -> None:
     moves = [notebook.move(cell, handle, presses=1, limit=1.5) for cell in notebook.slider_cells() for handle in notebook.sliders(cell)]
     assert moves, "no slider is shown"
     alive = [move for move in moves if move.by_key and move.by_mouse and not move.live]
-    assert len(alive) == sum(model["model_name"] == "StackModel" for model in models), "\n".join(map(str, moves))
+    assert len(alive) == sum(model["model_name"] == "TabModel" for model in models), "\n".join(map(str, moves))
     assert not notebook.saves
 
 
