@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from playwright.sync_api import Browser, ElementHandle, Page, Playwright, Route, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -254,7 +255,8 @@ class Notebook:
         """The handles of the sliders in a cell's output (the cell is brought into view)."""
         self.show_cell(cell)
         node = self.page.evaluate_handle("i => notebook.widgets[i].node", cell).as_element()
-        node.wait_for_selector(".jp-OutputArea-output .jupyter-widgets", timeout=20_000)
+        with contextlib.suppress(PlaywrightTimeout):                      # progress bars close when they are done: nothing is left
+            node.wait_for_selector(".jp-OutputArea-output .jupyter-widgets", timeout=10_000)
         return node.query_selector_all(HANDLES)
 
     def pictures(self, cell: int) -> list[dict]:
