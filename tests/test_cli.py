@@ -1,11 +1,13 @@
 """The command line, called as a user calls it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from diffusion_lib.__main__ import main
@@ -83,6 +85,21 @@ def test_resume_goes_on_where_it_stopped(config: Path, tmp_path: Path, run: Path
     for name in ("model", "ema_0", "ema_1"):
         ends = [folder / f"checkpoints/step_00000006/{name}.safetensors" for folder in (run, stopped)]
         assert ends[0].read_bytes() == ends[1].read_bytes()
+
+
+def test_the_whole_config_is_kept_beside_and_inside_every_checkpoint(run: Path, config: Path, capsys: pytest.CaptureFixture) -> None:
+    kept = yaml.safe_load((run / "config.yaml").read_text())
+    assert main(["train", "--config", str(config), "--sample-every", "3", "--print_config"]) == 0
+    assert kept == yaml.safe_load(capsys.readouterr().out)
+    for folder in (run / "checkpoints").iterdir():
+        assert json.loads((folder / "state.json").read_text())["config"] == kept
+    assert main(["train", "--config", str(run / "config.yaml"), "--out", str(run.parent / "same"), "--steps", "3"]) == 0
+
+
+def test_resuming_with_other_settings_is_refused_or_said_explicitly(run: Path, config: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "--allow-changes" in fails(capsys, "train", "--config", config, "--out", run, "--resume", "--steps", 9)
+    assert main(["train", "--config", str(config), "--out", str(run), "--resume", "--steps", "9", "--allow-changes"]) == 0
+    assert (run / "checkpoints/step_00000009").exists()
 
 
 def test_seed_changes_the_run(config: Path, tmp_path: Path) -> None:

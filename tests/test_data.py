@@ -399,3 +399,22 @@ def test_to_uint8_refuses(refuses, dtype: torch.dtype) -> None:
 def test_to_uint8_refuses_nan(refuses) -> None:
     with refuses(ValueError, "NaN"):
         to_uint8(torch.tensor([0.0, float("nan")]))
+
+
+def test_a_fifth_of_a_folder_is_held_out_by_a_hash_of_the_name(tmp_path: Path) -> None:
+    for i in range(60):
+        Image.new("RGB", (8, 8), (4 * i, 0, 0)).save(tmp_path / f"cat{i:03d}.png")
+    whole, train, held = (load_data(f"folder:{tmp_path}{part}", 8) for part in ("", "#train", "#held_out"))
+    reds = [sorted(data.images[:, 0, 0, 0].tolist()) for data in (whole, train, held)]
+    assert reds[0] == sorted(reds[1] + reds[2]) and not set(reds[1]) & set(reds[2])
+    assert 5 <= len(held) <= 20 and held.name.endswith("#held_out")
+    (tmp_path / "deeper").mkdir()
+    for path in sorted(tmp_path.glob("*.png"))[:30]:
+        path.rename(tmp_path / "deeper" / path.name)  # the name decides, not where it lies or what else is there
+    assert sorted(load_data(f"folder:{tmp_path}#held_out", 8).images[:, 0, 0, 0].tolist()) == reds[2]
+
+
+def test_a_folder_whose_name_has_a_number_sign(tmp_path: Path) -> None:
+    (tmp_path / "cats#2").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cats#2/a.png")
+    assert len(load_data(f"folder:{tmp_path}/cats#2", 8)) == 1

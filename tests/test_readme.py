@@ -163,7 +163,7 @@ def test_every_notebook_is_in_the_table_and_the_reverse() -> None:
     rows = re.findall(r"^\| \[(\d\d)[^\]]*\]\(notebooks/([^)]+)\) \|(.+)\|$", README, re.MULTILINE)
     assert [name for _, name, _ in rows] == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
     for number, name, rest in rows:
-        assert name.startswith(f"{number}_") and len(rest.split("|")) == 3, name
+        assert name.startswith(f"{number}_") and len(rest.split("|")) == 4, name
 
 
 def test_numbers_are_filled_in() -> None:

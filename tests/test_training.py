@@ -230,6 +230,26 @@ def test_labels_are_left_out_for_a_network_without_classes(trainer, toy_images: 
 # -- the loop ------------------------------------------------------------------------------------------------------------
 
 
+def test_slices_of_a_batch_train_what_the_whole_batch_trains(trainer, refuses) -> None:
+    whole, sliced = trainer(model=tiny_unet(), steps=4).fit(), trainer(model=tiny_unet(), steps=4, accumulate=4).fit()
+    assert sliced.losses == pytest.approx(whole.losses, rel=1e-4) and sliced.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-3)
+    assert all((a - b).abs().max() < 1e-4 for a, b in zip(whole.model.parameters(), sliced.model.parameters(), strict=True))
+    with refuses(ValueError, "batch_size of 4", "accumulate 3", "multiple of 3"):
+        trainer(accumulate=3)
+
+
+def test_the_loss_is_told_by_quarters_of_t(trainer) -> None:
+    t = trainer(batch_size=12, steps=2)
+    batch = t.draw(0)
+    t.train_step()
+    fresh = trainer(batch_size=12, steps=2)
+    with torch.no_grad():
+        losses = fresh.loss(batch)
+    for quarter, told in enumerate(t.quarter_losses):
+        hit = batch.t * 4 // T == quarter
+        assert told == pytest.approx(losses[hit].mean().item(), rel=1e-4)
+
+
 def test_learning_rate_schedule_against_its_formula(trainer) -> None:
     t = trainer(steps=100, warmup=10, learning_rate=0.2, final_learning_rate=0.1)
     for step in range(10):
@@ -414,6 +434,14 @@ def test_resume_refuses_what_was_trained_otherwise(trainer, toy_images: torch.Te
         trainer(model=tiny_unet(channels=16), out=tmp_path).resume()
     with refuses(ValueError, "another data", "the settings it was started with"):
         trainer(data=255 - toy_images, out=tmp_path).resume()
+    with refuses(ValueError, "another train", "batch_size was 4, now 2", "--allow-changes"):
+        trainer(batch_size=2, out=tmp_path).resume()
+    with refuses(ValueError, "seed was 0, now 1", "learning_rate was"):
+        trainer(seed=1, learning_rate=0.5, out=tmp_path).resume()
+    assert trainer(batch_size=2, data=255 - toy_images, out=tmp_path).resume(allow_changes=True).step == 3
+    with refuses(ValueError, "another model"):
+        trainer(model=tiny_unet(channels=16), out=tmp_path).resume(allow_changes=True)
+    assert trainer(save_every=1, log_every=2, accumulate=2, out=tmp_path).resume().step == 3  # changes nothing of what is computed
     with refuses(FileNotFoundError, "elsewhere"):
         trainer().resume(tmp_path / "elsewhere")
     assert trainer().resume(tmp_path / "checkpoints/step_00000003").step == 3  # by its folder, and without a run folder
