@@ -231,6 +231,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except OSError as error:
+        remedy = "check the disk and the permissions, or choose another --out"
+        told = f"{error.filename}: {error.strerror}; {remedy}" if error.strerror else error  # save_checkpoint says it all itself
+        print(f"error: {' '.join(str(told).split())}", file=sys.stderr)
+        return 1
     except Exception as error:  # noqa: BLE001 - no traceback reaches a user
         print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -246,12 +246,12 @@ class Trainer:
     def _weights(self) -> dict[str, nn.Module]:
         return {"model": self.model, **{f"ema_{i}": ema.model for i, ema in enumerate(self.emas)}}
 
-    def save(self) -> Path:
-        """Write a checkpoint of this step into the run folder, then drop all but the newest `keep`."""
+    def save(self, name: str | None = None) -> Path:
+        """Write a checkpoint of this step into the run folder, then drop all but the newest `keep`; one with a name stays."""
         state = {"step": self.step, "config": self.origin, "model": self.model.config, "diffusion": self.diffusion.state_dict(),
                  "train": self.config.model_dump(mode="json"), "precision": self.precision, "skipped": self.skipped,
                  "data": {"name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images)}}
-        folder = self.out / "checkpoints" / f"step_{self.step:08d}"
+        folder = self.out / "checkpoints" / (name or f"step_{self.step:08d}")
         save_checkpoint(folder, self._weights(), self.optimizer.state_dict(), state)
         for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep]:
             shutil.rmtree(old, ignore_errors=True)

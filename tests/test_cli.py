@@ -139,6 +139,13 @@ def test_wrong_input_ends_in_one_line_and_code_2(config: Path, run: Path, tmp_pa
     assert "--class" in fails(capsys, "sample", run, "--guidance", 2, "--out", tmp_path / "d")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="where nobody may write, not even an administrator: /sys")
+@pytest.mark.parametrize("folder", ["/sys/run", "/sys/kernel"])
+def test_a_folder_where_nothing_can_be_written(config: Path, capsys: pytest.CaptureFixture, folder: str) -> None:
+    line = fails(capsys, "train", "--config", config, "--out", folder, code=1)
+    assert folder in line and "choose another --out" in line
+
+
 def test_wrong_settings_in_a_config(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for old, new, expected in (
         ("schedule: cosine", "schedule: cosinus", "cosinus"),

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from diffusion_lib import GaussianDiffusion, TrainConfig, Trainer, UNet, cosine_beta_schedule, noise_prediction_loss, to_float
 from diffusion_lib.checkpoint import load_checkpoint, newest_checkpoint
-from diffusion_lib.data import ImageData
+from diffusion_lib.data import ImageData, load_data
 from diffusion_lib.runs import CsvLog
 
 ROOT = Path(__file__).parents[1]
@@ -174,6 +175,17 @@ def test_timesteps_cover_both_ends_evenly_and_noise_is_normal(trainer) -> None:
         assert abs(torch.stack([getattr(d, name) for d in draws]).float().mean() - share) < 0.03
 
 
+class Compiled(nn.Module):
+    """As torch.compile returns it: the network under another name, which must not get into checkpoints."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = network
+
+    def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
+        return self._orig_mod(*arguments)
+
+
 class Recorder(nn.Module):
     """A network that remembers what it was shown, and draws nothing."""
 
@@ -236,6 +248,16 @@ def test_slices_of_a_batch_train_what_the_whole_batch_trains(trainer, refuses) -
     assert all((a - b).abs().max() < 1e-4 for a, b in zip(whole.model.parameters(), sliced.model.parameters(), strict=True))
     with refuses(ValueError, "batch_size of 4", "accumulate 3", "multiple of 3"):
         trainer(accumulate=3)
+
+
+def test_compiled_weights_keep_their_names_and_what_they_learn(trainer, tmp_path: Path, monkeypatch) -> None:
+    """torch.compile takes minutes here, so it only wraps: what matters is that checkpoints know nothing of it."""
+    monkeypatch.setattr(torch, "compile", Compiled)
+    plain, compiled = trainer(model=tiny_unet(), steps=3).fit(), trainer(model=tiny_unet(), steps=3, compile=True, out=tmp_path).fit()
+    assert type(compiled.network).__name__ == "Compiled" and compiled.losses == plain.losses
+    weights = load_checkpoint(newest_checkpoint(tmp_path))[1]
+    assert set(weights["model"]) == set(weights["ema_1"]) == set(plain.model.state_dict())
+    assert same(everything(plain), everything(compiled))
 
 
 def test_the_loss_is_told_by_quarters_of_t(trainer) -> None:
@@ -408,6 +430,25 @@ def test_saved_again_and_again_only_the_newest_are_kept(trainer, tmp_path: Path)
     state, _, _ = load_checkpoint(newest_checkpoint(tmp_path))
     assert state["step"] == 7 and state["train"]["batch_size"] == 4 and state["data"]["images"] == 12
     assert state["precision"] == "float32" and state["skipped"] == 0
+
+
+def test_a_named_checkpoint_stays_and_is_loaded_by_its_name(trainer, tmp_path: Path) -> None:
+    t = trainer(out=tmp_path, steps=6, save_every=1, keep=1).fit(2)
+    named = t.save("early")
+    t.fit()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["early", "step_00000006"]
+    assert newest_checkpoint(tmp_path).name == "step_00000006" and load_checkpoint(named)[0]["step"] == 2
+    assert trainer().resume(named).step == 2
+
+
+def test_a_data_folder_that_vanishes_does_not_matter_once_it_is_read(trainer, tmp_path: Path) -> None:
+    source = tmp_path / "pictures"
+    source.mkdir()
+    for i in range(6):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(source / f"{i}.png")
+    t = trainer(data=load_data(f"folder:{source}", 8), out=tmp_path / "run").fit(2)
+    shutil.rmtree(source)
+    assert t.fit().step == 6
 
 
 def test_the_log_goes_on_too(trainer, tmp_path: Path) -> None:
