@@ -1,6 +1,7 @@
 """The command line: `python -m diffusion_lib train | sample | export`.
 
     python -m diffusion_lib train --config toycats32 [--data folder:PATH] [--steps N] [--seed 0] [--out DIR] [--resume]
+                                  [--PART.NAME VALUE …] [--print_config]
     python -m diffusion_lib sample CHECKPOINT --n 64 --seed 0 [--sampler ddim] [--steps 50] [--out DIR] [--grid FILE.png]
     python -m diffusion_lib export CHECKPOINT --to diffusers --out DIR [--class K]
 
@@ -174,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--allow-changes", action="store_true", help="resume with other pictures or settings than the run began with")
     p.add_argument("--print_config", "--print-config", action="store_true", help="print the whole config, and train nothing")
     p.epilog = "Any other setting: --PART.NAME VALUE, as in --model.channels 48 or --train.weighting min_snr; --print_config shows all."
-    p.set_defaults(run=train)
+    p.set_defaults(run=train, command=p)
 
     p = commands.add_parser("sample", help="draw pictures")
     p.add_argument("checkpoint", help="a run folder, a file in it, or a shipped model (toycats32)")
@@ -190,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scale", type=int, default=1, help="screen pixels per picture pixel in the grid")
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--device", default="auto")
-    p.set_defaults(run=sample)
+    p.set_defaults(run=sample, command=p)
 
     p = commands.add_parser("export", help="write a model for diffusers")
     p.add_argument("checkpoint")
@@ -198,19 +199,18 @@ def parser() -> argparse.ArgumentParser:
                    help="diffusers: a folder; shipped: into this package, --out being its name")
     p.add_argument("--out", required=True)
     p.add_argument("--class", dest="label", type=int, help="fold this class into the weights")
-    p.set_defaults(run=export)
+    p.set_defaults(run=export, command=p)
     return top
 
 
-def changes(words: list[str], top: argparse.ArgumentParser, command: argparse.ArgumentParser | None) -> list[tuple[str, str]]:
+def changes(words: Sequence[str], command: argparse.ArgumentParser) -> list[tuple[str, str]]:
     """(setting, value) from `--PART.NAME VALUE` or `--PART.NAME=VALUE`. Raises ValueError for anything else."""
     found, words = [], list(words)
     while words:
         word = words.pop(0)
         setting, equals, value = word.removeprefix("--").partition("=")
-        if command is None or not word.startswith("--") or "." not in setting:
-            known = [flag for action in (command or top)._actions for flag in action.option_strings if flag.startswith("--")]
-            raise ValueError(f"there is no flag {word!r}{nearest(word, known)}")
+        if command.get_default("run") is not train or not word.startswith("--") or "." not in setting:
+            raise ValueError(f"there is no flag {word!r}{nearest(word, [f for f in command._option_string_actions if f[:2] == '--'])}")
         if not equals and not words:
             raise ValueError(f"{word} needs a value")
         found.append((setting, value if equals else words.pop(0)))
@@ -219,11 +219,9 @@ def changes(words: list[str], top: argparse.ArgumentParser, command: argparse.Ar
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    top = parser()
-    arguments, rest = top.parse_known_args(argv)
+    arguments, rest = parser().parse_known_args(argv)
     try:
-        command = top._subparsers._group_actions[0].choices["train"] if arguments.run is train else None
-        arguments.changes = changes(rest, top, command)
+        arguments.changes = changes(rest, arguments.command)
         arguments.run(arguments)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

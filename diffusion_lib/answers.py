@@ -1,4 +1,7 @@
-"""Asking a learner's function and finding the best hint: what the exercises' checkers in `checks.py` are made of."""
+"""Asking a learner's function and finding the best hint: what the exercises' checkers in `checks.py` are made of.
+
+Learners call `check`, from `checks.py`, where it knows all exercises.
+"""
 
 import contextlib
 import copy
@@ -10,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+
+CHECKERS: dict[str, Callable[[Callable], str]] = {}  # name -> checker: returns what is shown, raises NotYet with a hint
 
 
 class NotYet(Exception):
@@ -144,3 +149,30 @@ def pictures(seed: int) -> tuple[Tensor, Tensor]:
 def bar(value: float) -> Tensor:
     """For questions: an ᾱ as the tables hold it, a float64 tensor of shape ()."""
     return torch.tensor(value, dtype=torch.float64)
+
+
+def check(name: str, function: Callable) -> None:
+    """Print "Correct: …" or "Not yet: <hint>" for the exercise called `name`: always one line, never a traceback.
+
+    function: what the learner wrote, with the arguments that the exercise states. It gets copies, so it cannot harm the
+    checker, and what it prints is not shown. Whatever it does ends in a hint; only KeyboardInterrupt (■) passes.
+    """
+    try:
+        if not isinstance(name, str) or name not in CHECKERS:
+            raise NotYet(f"there is no exercise called {name!r}; known are {', '.join(sorted(CHECKERS))}")
+        if not callable(function):
+            raise NotYet(f'give the function itself, check("{name}", my_function) without brackets, not {kind(function)}')
+        line = "Correct: " + CHECKERS[name](function)
+    except NotYet as hint:
+        line = f"Not yet: {hint}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an answer that misbehaves while it is looked at: the learner's, so a hint as well
+        line = f"Not yet: the answer of your function cannot be compared ({words(error)}); return a plain tensor or number"
+    print(" ".join(line.split()))
+
+
+def exercise(checker: Callable[[Callable], str]) -> Callable[[Callable], str]:
+    """Make a function the checker of the exercise that has its name."""
+    CHECKERS[checker.__name__] = checker
+    return checker

@@ -2,7 +2,8 @@
 
 A checker asks the learner's function a few questions and compares the answers with the right ones. If they differ, it
 compares them with the *typical wrong* ones (a root forgotten, ᾱ and 1 - ᾱ swapped, off by one) and names the slip.
-Every checker is one function below, named as its exercise; how it asks and compares is in `answers.py`.
+Every checker is one function below, named as its exercise: it returns what has been shown, and raises NotYet with a hint. How it
+asks and compares is in `answers.py`.
 """
 
 import math
@@ -11,42 +12,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .answers import NotYet, ask, bar, compare, kind, pictures, words
+from .answers import CHECKERS, NotYet, ask, bar, check, compare, exercise, pictures
 from .diffusion import GaussianDiffusion
 from .schedules import cosine_beta_schedule, linear_beta_schedule
 
-CHECKERS: dict[str, Callable[[Callable], str]] = {}  # name -> checker: returns what is shown, raises NotYet with a hint
-
-
-def check(name: str, function: Callable) -> None:
-    """Print "Correct: …" or "Not yet: <hint>" for the exercise called `name`: always one line, never a traceback.
-
-    function: what the learner wrote, with the arguments that the exercise states. It gets copies, so it cannot harm the
-    checker, and what it prints is not shown. Whatever it does ends in a hint; only KeyboardInterrupt (■) passes.
-    """
-    try:
-        if not isinstance(name, str) or name not in CHECKERS:
-            raise NotYet(f"there is no exercise called {name!r}; known are {', '.join(sorted(CHECKERS))}")
-        if not callable(function):
-            raise NotYet(f'give the function itself, check("{name}", my_function) without brackets, not {kind(function)}')
-        line = "Correct: " + CHECKERS[name](function)
-    except NotYet as hint:
-        line = f"Not yet: {hint}"
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # an answer that misbehaves while it is looked at: the learner's, so a hint as well
-        line = f"Not yet: the answer of your function cannot be compared ({words(error)}); return a plain tensor or number"
-    print(" ".join(line.split()))
-
-
-def _exercise(checker: Callable[[Callable], str]) -> Callable[[Callable], str]:
-    CHECKERS[checker.__name__] = checker
-    return checker
+__all__ = ["CHECKERS", "check"]
 
 
 # -- notebook 01 -------------------------------------------------------------------------------------------------------
-@_exercise
+@exercise
 def recover_picture(function: Callable) -> str:
+    """From x_t, ᾱ and the noise back to x_0: DDPM equation 4, solved for the picture."""
     questions = {}
     for seed, a in enumerate((0.9, 0.3, 0.05)):
         x_0, noise = pictures(seed)
@@ -65,8 +41,9 @@ def recover_picture(function: Callable) -> str:
     return "who knows the noise knows the picture, at any t. That is why it is enough to ask a network for the noise."
 
 
-@_exercise
+@exercise
 def first_mostly_noise(function: Callable) -> str:
+    """From betas (T,) to the first t, counted from 0, at which SNR = ᾱ / (1 - ᾱ) is below 1."""
     def kept(betas: Tensor) -> Tensor:
         return torch.cumprod(1 - betas, dim=0)
 
@@ -87,8 +64,9 @@ def first_mostly_noise(function: Callable) -> str:
 
 
 # -- notebook 02 -------------------------------------------------------------------------------------------------------
-@_exercise
+@exercise
 def betas_from_alpha_bar(function: Callable) -> str:
+    """From ᾱ (T,) to its betas (T,): 1 - ᾱ_t / ᾱ_(t-1), with ᾱ = 1 before the first step."""
     def ratio(a: Tensor, first: Tensor) -> Tensor:
         return a / torch.cat([first, a[:-1]])
 
@@ -109,8 +87,9 @@ def betas_from_alpha_bar(function: Callable) -> str:
     return "any falling curve of ᾱ is a schedule: beta_t = 1 - ᾱ_t / ᾱ_(t-1), with ᾱ = 1 before the first step."
 
 
-@_exercise
+@exercise
 def shift_for_size(function: Callable) -> str:
+    """From ᾱ (T,) for 32 pixels and a size to ᾱ (T,) for that size: its SNR divided by (size / 32)²."""
     def back(snr: Tensor) -> Tensor:
         return snr / (1 + snr)
 
@@ -128,8 +107,9 @@ def shift_for_size(function: Callable) -> str:
 
 
 # -- notebook 03 -------------------------------------------------------------------------------------------------------
-@_exercise
+@exercise
 def pixels_seen(function: Callable) -> str:
+    """From layers [(window, stride), …] to how many pixels wide one number at their end looks."""
     def see(layers: list, reach: Callable = lambda window, step: (window - 1) * step, wide: int = 1, early: bool = False) -> int:
         step = 1
         for window, stride in layers:
@@ -150,8 +130,9 @@ def pixels_seen(function: Callable) -> str:
     return "each window adds (width - 1) steps, and each stride makes all later steps longer: halving is what sees far."
 
 
-@_exercise
+@exercise
 def attention_cost(function: Callable) -> str:
+    """From channels, height and width to the multiply-adds of one self-attention."""
     questions = {f"c = {c}, {h} × {w}": (c, h, w) for c, h, w in ((48, 4, 4), (24, 8, 16), (16, 5, 3))}
     compare(function, questions, lambda c, h, w: 4 * h * w * c * c + 2 * (h * w) ** 2 * c, {
         "the two products of all pixels with all pixels are missing": lambda c, h, w: 4 * h * w * c * c,
@@ -165,8 +146,9 @@ def attention_cost(function: Callable) -> str:
     return "the pairs grow with the square of the number of pixels, the layers only with the number itself."
 
 
-@_exercise
+@exercise
 def scale_and_shift(function: Callable) -> str:
+    """From h (B, c, H, W) and a vector (B, 2c) to h · (1 + scale) + shift."""
     generator = torch.Generator().manual_seed(0)
     h, vector = torch.randn(2, 3, 4, 5, generator=generator), torch.randn(2, 6, generator=generator)
     questions = {"a random vector": (h, vector), "a zero vector": (h, torch.zeros(2, 6))}
@@ -187,8 +169,9 @@ def scale_and_shift(function: Callable) -> str:
 
 
 # -- notebook 04 -------------------------------------------------------------------------------------------------------
-@_exercise
+@exercise
 def v_loss(function: Callable) -> str:
+    """From a network, x_0, t, noise and ᾱ (T,) to the mean squared error in v (Salimans & Ho 2022)."""
     weight = torch.tensor(0.7, requires_grad=True)
     alphas_cumprod = GaussianDiffusion(cosine_beta_schedule(100)).alphas_cumprod.float()
 
@@ -224,8 +207,9 @@ def v_loss(function: Callable) -> str:
     return "only the target changed. Noising, asking and the squared error are the same for ε, x_0 and v."
 
 
-@_exercise
+@exercise
 def ema_half_life(function: Callable) -> str:
+    """From an average, a weight and a half-life in steps to the next average."""
     def mix(keep: Callable[[float], float]) -> Callable:
         return lambda average, weight, h: keep(h) * average + (1 - keep(h)) * weight
 
@@ -246,8 +230,9 @@ def ema_half_life(function: Callable) -> str:
 
 
 # -- notebook 05 -------------------------------------------------------------------------------------------------------
-@_exercise
+@exercise
 def ddim_step(function: Callable) -> str:
+    """From x_t, x̂_0, ᾱ now and ᾱ later to the next x: DDIM equation 12 with σ = 0, x̂_0 clipped first."""
     def step(x: Tensor, guess: Tensor, a: Tensor, b: Tensor, in_noise: bool = True, in_picture: bool = True, power: float = 0.5,
              scaled: bool = True) -> Tensor:
         clipped = guess.clamp(-1, 1)
@@ -274,8 +259,9 @@ def ddim_step(function: Callable) -> str:
     return "clip, work out the noise, go to the next noise level: no dice. And the last step, to ᾱ = 1, lands on the guess itself."
 
 
-@_exercise
+@exercise
 def step_variance(function: Callable) -> str:
+    """From ᾱ (T,) and t to the variance of DDPM's step, equation 7; 0 at t = 0."""
     def before(a: Tensor, t: int) -> Tensor:
         return a[t - 1] if t else torch.ones((), dtype=a.dtype)
 

@@ -20,18 +20,22 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def whole(default: int, least: int) -> Any:
+    """A setting that is a whole number of at least `least`."""
     return Field(default, ge=least, description=f"a whole number, at least {least}")
 
 
 def positive(default: float) -> Any:
+    """A setting that is a finite number above 0."""
     return Field(default, gt=0, allow_inf_nan=False, description="a number above 0")
 
 
 def share(default: float) -> Any:
+    """A setting from 0 to 1."""
     return Field(default, ge=0, le=1, allow_inf_nan=False, description="a number between 0 and 1")
 
 
 def one_of(default: str, known: tuple[str, ...]) -> Any:
+    """A setting that is one of the `known` words."""
     return Field(default, pattern=f"^({'|'.join(known)})$", description=f"one of {', '.join(known)}")
 
 
@@ -51,13 +55,11 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False)[0]
     names = [str(part) for part in first["loc"]]
-    if not names or first["type"] == "value_error":  # said by a part's own check
-        return str(first["ctx"]["error"]) if "ctx" in first and "error" in first["ctx"] else first["msg"]
+    if first["type"] == "value_error":  # a field's own check has said it all
+        return str(first["ctx"]["error"])
     name, value = names[0], first["input"]
     if first["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{nearest(name, kind.model_fields)}"
-    if first["type"] == "missing":
-        return f"the setting {name} is missing; it must be {kind.model_fields[name].description or 'given'}"
     hint = "; YAML takes 1e-3 for text, write 1.0e-3" if isinstance(value, str) and number(value) is not None else ""
     return f"{name} must be {kind.model_fields[name].description or first['msg']}, not {value!r}{hint}"
 
@@ -69,6 +71,7 @@ def nearest(name: str, known: Any) -> str:
 
 
 def number(text: str) -> float | None:
+    """The number that a text says, such as 1e-3, or None."""
     try:
         return float(text)
     except ValueError:
@@ -118,6 +121,7 @@ class DiffusionConfig(Settings):
     zero_terminal_snr: bool = Field(False, description="true or false")
 
     def build(self) -> GaussianDiffusion:
+        """The process itself. Raises ValueError for settings that do not go together (zero terminal SNR with epsilon)."""
         betas = make_betas(self.schedule, self.T, zero_terminal_snr=self.zero_terminal_snr)
         return GaussianDiffusion(betas, self.prediction)
 

@@ -54,7 +54,6 @@ def fork(out: Path, steps: int) -> int:
 def run(kills: int, folder: Path, seed: int = 0) -> dict[str, int | bool]:
     """Kill `kills` times, finish, compare. Raises AssertionError if a process failed by itself or never got on."""
     torch.set_num_threads(1)                                              # a fork has one thread only
-    torch.set_num_interop_threads(1) if torch.get_num_interop_threads() != 1 else None
     steps, moments = 4 * kills, random.Random(seed)
     whole, killed, halves, reached = folder / "whole", folder / "killed", 0, []
     assert os.waitpid(fork(whole, steps), 0)[1] == 0, "the undisturbed run failed"
