@@ -208,10 +208,12 @@ class CsvLog:
         return [row for row in rows if all(row.get(column) for column in CsvLog.COLUMNS) and row["step"].isdecimal()]
 
     def write(self, **row: float) -> None:
+        """Add a row, one value a column, and hand it to the disk. Raises OSError when that is full."""
         self.writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
         self.file.flush()
 
     def close(self) -> None:
+        """Close the file; the log can be read all the time."""
         self.file.close()
 
 

@@ -43,10 +43,12 @@ class Canvas:
             layer += share * (colour[:, channel, None, None] - layer)
 
     def circle(self, x: np.ndarray, cx: float, cy: float, radius: float) -> np.ndarray:
+        """Distance to a circle around (cx, cy)."""
         u, v = x - cx, self.y - cy
         return np.sqrt(u * u + v * v) - radius
 
     def ellipse(self, x: np.ndarray, cx: float, cy: float, rx: np.ndarray | float, ry: np.ndarray | float) -> np.ndarray:
+        """Distance to an ellipse around (cx, cy) with half axes rx and ry."""
         u, v = (x - cx) / rx, (self.y - cy) / ry
         length = np.sqrt(u * u + v * v)
         u, v = u / rx, v / ry
