@@ -1,8 +1,9 @@
-"""The command line: `python -m diffusion_lib train | sample | export`.
+"""The command line: `python -m diffusion_lib train | sample | evaluate | export`.
 
     python -m diffusion_lib train --config toycats32 [--data folder:PATH] [--steps N] [--seed 0] [--out DIR] [--resume]
                                   [--PART.NAME VALUE …] [--print_config]
     python -m diffusion_lib sample CHECKPOINT --n 64 --seed 0 [--sampler ddim] [--steps 50] [--out DIR] [--grid FILE.png]
+    python -m diffusion_lib evaluate CHECKPOINT --data folder:PATH [--n 1000] [--json FILE]
     python -m diffusion_lib export CHECKPOINT --to diffusers --out DIR [--class K]
 
 Exit code 0 on success, 2 with one line on standard error for wrong input, 1 with one line for anything else.
@@ -10,6 +11,7 @@ Exit code 0 on success, 2 with one line on standard error for wrong input, 1 wit
 
 import argparse
 import importlib.util
+import json
 import platform
 import sys
 import warnings
@@ -97,36 +99,69 @@ def train(arguments: argparse.Namespace) -> None:
         curve.savefig(out / "loss.png", dpi=100)
 
 
-def sample(arguments: argparse.Namespace) -> None:
-    """Draw pictures, one a seed."""
-    from .plots import save_grid
-
+def draw(arguments: argparse.Namespace, guidance: float | None) -> torch.Tensor:
+    """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on. guidance: None draws without a class."""
     if arguments.n < 1:
         raise ValueError(f"--n must be at least 1, not {arguments.n}")
-    if not (arguments.out or arguments.grid):
-        raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, or both")
     model, diffusion, _ = load_model(arguments.checkpoint)
     device = pick_device(arguments.device)
     model = model.to(device)
     shape, network = (model.in_channels, model.image_size, model.image_size), model
-    if arguments.label is not None:
-        network = guided(model, arguments.label, arguments.guidance)
-    elif arguments.guidance != 1.0:
+    if arguments.label is not None and guidance is not None:
+        network = guided(model, arguments.label, guidance)
+    elif arguments.label is None and arguments.guidance != 1.0:
         raise ValueError(f"--guidance {arguments.guidance} needs --class K: there is nothing else to be guided to")
-    seeds = range(arguments.seed, arguments.seed + arguments.n)
     pictures = []
     for start in tqdm(range(0, arguments.n, arguments.batch_size), desc="sampling", unit="batch", disable=None):
-        some = seeds[start : start + arguments.batch_size]
-        sampler = SAMPLERS[arguments.sampler](diffusion, network, (len(some), *shape), steps=arguments.steps, seeds=some)
+        seeds = range(arguments.seed + start, arguments.seed + min(start + arguments.batch_size, arguments.n))
+        sampler = SAMPLERS[arguments.sampler](diffusion, network, (len(seeds), *shape), steps=arguments.steps, seeds=seeds)
         pictures.append(to_uint8(last_step(sampler).x_t.cpu()))
+    return torch.cat(pictures)
+
+
+def sample(arguments: argparse.Namespace) -> None:
+    """Draw pictures, one a seed."""
+    from .plots import save_grid
+
+    if not (arguments.out or arguments.grid):
+        raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, or both")
+    pictures = draw(arguments, arguments.guidance)
     if arguments.out:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)
-        for seed, picture in zip(seeds, torch.cat(pictures), strict=True):
+        for seed, picture in enumerate(pictures, arguments.seed):
             Image.fromarray(picture.permute(1, 2, 0).numpy()).save(Path(arguments.out) / f"{seed:05d}.png")
     if arguments.grid:
-        save_grid(torch.cat(pictures), arguments.grid, arguments.columns, arguments.scale)
-    print(f"{arguments.n} pictures, seeds {seeds[0]} to {seeds[-1]}, {arguments.sampler}, {arguments.steps} steps: "
-          f"{' and '.join(str(p) for p in (arguments.out, arguments.grid) if p)}")
+        save_grid(pictures, arguments.grid, arguments.columns, arguments.scale)
+    print(f"{arguments.n} pictures, seeds {arguments.seed} to {arguments.seed + arguments.n - 1}, {arguments.sampler}, "
+          f"{arguments.steps} steps: {' and '.join(str(p) for p in (arguments.out, arguments.grid) if p)}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Measure samples of a model against real pictures."""
+    from .classifier import CLASSES, load_classifier
+    from .evaluation import Reference, real_pictures
+    from .evaluation import evaluate as measure
+
+    if arguments.n < 20:
+        raise ValueError(f"--n is {arguments.n}; intervals need at least 20 samples, better 1,000")
+    judge, wanted = load_classifier(arguments.judge) if arguments.judge else None, CLASSES.index(arguments.called)
+    if arguments.data.startswith("reference:"):
+        reference = Reference.load(arguments.data.removeprefix("reference:"))
+    else:
+        size = load_model(arguments.checkpoint).model.image_size
+        reference = Reference.of(*real_pictures(arguments.data, arguments.held_out, size), name=arguments.data,
+                                 features=arguments.features, judge=judge, label=wanted)
+    samples = draw(arguments, arguments.guidance)
+    control = draw(arguments, None) if arguments.label is not None else None
+    measures = measure(samples, reference, n=arguments.n, judge=judge, label=wanted, control=control)
+    print(f"{arguments.n} samples of {arguments.checkpoint}, seeds from {arguments.seed}, {arguments.sampler}, {arguments.steps} steps; "
+          f"reference {reference.name}: {len(reference.train)} pictures, {len(reference.held_out)} held out; "
+          f"features: {reference.features}")
+    print(*measures, sep="\n")
+    if arguments.json:
+        told = {"checkpoint": arguments.checkpoint, "reference": reference.name, "sampler": arguments.sampler, "steps": arguments.steps,
+                "seed": arguments.seed, "features": reference.features, "measures": [measure._asdict() for measure in measures]}
+        Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -160,7 +195,7 @@ def card(checkpoint: str, state: dict) -> dict:
 def parser() -> argparse.ArgumentParser:
     """All flags of all commands."""
     top = argparse.ArgumentParser(prog="python -m diffusion_lib", description="Train diffusion models and draw with them.")
-    commands = top.add_subparsers(required=True, metavar="train | sample | export")
+    commands = top.add_subparsers(required=True, metavar="train | sample | evaluate | export")
 
     p = commands.add_parser("train", help="train a model as a config says")
     p.add_argument("--config", required=True, help="a config that ships (toycats32) or the path of a .yaml file")
@@ -177,21 +212,33 @@ def parser() -> argparse.ArgumentParser:
     p.epilog = "Any other setting: --PART.NAME VALUE, as in --model.channels 48 or --train.weighting min_snr; --print_config shows all."
     p.set_defaults(run=train, command=p)
 
-    p = commands.add_parser("sample", help="draw pictures")
-    p.add_argument("checkpoint", help="a run folder, a file in it, or a shipped model (toycats32)")
+    drawing = argparse.ArgumentParser(add_help=False)  # what sample and evaluate share
+    drawing.add_argument("checkpoint", help="a run folder, a file in it, or a shipped model (toycats32)")
+    drawing.add_argument("--seed", type=int, default=0, help="seed of the first picture; the others follow")
+    drawing.add_argument("--sampler", choices=sorted(SAMPLERS), default="ddim")
+    drawing.add_argument("--steps", type=int, default=50)
+    drawing.add_argument("--class", dest="label", type=int, help="class to ask for (class-conditional models)")
+    drawing.add_argument("--guidance", type=float, default=1.0, help="guidance scale: 0 ignores the class, 1 asks, more insists")
+    drawing.add_argument("--batch-size", type=int, default=64)
+    drawing.add_argument("--device", default="auto")
+
+    p = commands.add_parser("sample", help="draw pictures", parents=[drawing])
     p.add_argument("--n", type=int, default=64, help="number of pictures")
-    p.add_argument("--seed", type=int, default=0, help="seed of the first picture; the others follow")
-    p.add_argument("--sampler", choices=sorted(SAMPLERS), default="ddim")
-    p.add_argument("--steps", type=int, default=50)
-    p.add_argument("--class", dest="label", type=int, help="class to ask for (class-conditional models)")
-    p.add_argument("--guidance", type=float, default=1.0, help="guidance scale: 0 ignores the class, 1 asks, more insists")
     p.add_argument("--out", help="folder for one PNG a sample, named by its seed")
     p.add_argument("--grid", help="one PNG with all samples")
     p.add_argument("--columns", type=int, help="pictures in a row of the grid (as many as there are rows)")
     p.add_argument("--scale", type=int, default=1, help="screen pixels per picture pixel in the grid")
-    p.add_argument("--batch-size", type=int, default=64)
-    p.add_argument("--device", default="auto")
     p.set_defaults(run=sample, command=p)
+
+    p = commands.add_parser("evaluate", help="measure samples against real pictures", parents=[drawing])
+    p.add_argument("--data", required=True, help="the real pictures: folder:PATH, another source of train's, or reference:cats32 (shipped)")
+    p.add_argument("--held-out", help="real pictures never trained on; left out: #held_out beside #train, test/ beside train/")
+    p.add_argument("--n", type=int, default=1000, help="number of samples")
+    p.add_argument("--features", default="classifier", help="classifier (shipped), inception, clip, or a classifier's path")
+    p.add_argument("--judge", help="path of the classifier that says what is a cat (the shipped one)")
+    p.add_argument("--called", default="cat", help="the class that samples should show")
+    p.add_argument("--json", help="write the measures here as well")
+    p.set_defaults(run=evaluate, command=p)
 
     p = commands.add_parser("export", help="write a model for diffusers")
     p.add_argument("checkpoint")

@@ -22,6 +22,7 @@ from .data import to_float
 from .diffusion import GaussianDiffusion
 from .ema import EMA
 from .losses import noise_prediction_loss
+from .optimizer import make_optimizer
 from .runs import CsvLog, Ranks, RunLock, fingerprint, probe_autocast, stop_on_signals
 
 # settings that may differ when a run is resumed: where and how fast it computes, what it writes, but not what it computes
@@ -71,8 +72,8 @@ class Trainer:
         network = self.ranks.wrap(self.model)                             # what is called: the same weights
         self.network = torch.compile(network) if config.compile else network
         self.emas = [EMA(model, half_life) for half_life in config.ema]
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
-                                           fused=self.device.type in ("cpu", "cuda"))  # one pass over the weights instead of ten
+        self.optimizer = make_optimizer(config.optimizer, model, config.learning_rate, config.weight_decay,
+                                        fused=self.device.type in ("cpu", "cuda"))  # one pass over the weights instead of ten
         self.step, self.losses, self.skipped, self.origin = 0, [], 0, None  # origin: the whole config, kept in checkpoints
         self._order: tuple[int, Tensor] | None = None
 
@@ -280,7 +281,8 @@ class Trainer:
                                  f"resume with the settings it was started with{remedy}")
         for name, module in self._weights().items():
             load_weights(module, weights[name], folder)
-        self.optimizer.load_state_dict(optimizer)
+        if state["train"].get("optimizer") == self.config.optimizer:  # else it was said that it shall change: begin with an empty one
+            self.optimizer.load_state_dict(optimizer)
         self.step, self.skipped, self.precision = state["step"], state["skipped"], state["precision"]
         return self
 
