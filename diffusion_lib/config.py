@@ -93,6 +93,7 @@ class TrainConfig(Settings):
     weighting: str = one_of("uniform", WEIGHTINGS)  # of the loss
     label_drop: float = share(0.1)  # share of labels replaced by "no class" (for guidance; unused without classes)
     flip: bool = Field(True, description="true or false")  # mirror every other picture
+    augment: float = share(0.0)  # chance of each change of augment.py, which the network is told (model.augment_dim 5); for few pictures
     ema: tuple[float, ...] = Field((0.01, 0.05), description="half-lives between 0 and 1, shares of the run so far, as (0.01, 0.05)")
     seed: int = whole(0, 0)
     precision: str = one_of("auto", ("auto", "float32", "bf16"))  # auto: what a short probe finds faster

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 SOURCES = "toycats, toycats:5000, cifar10, cifar10:cat, cifar10:cat,dog, oxford_cats, folder:PATH, folder:PATH#train"
 PARTS = ("train", "held_out")  # of a folder
@@ -239,3 +239,19 @@ def to_uint8(images: Tensor) -> Tensor:
     if images.isnan().any():
         raise ValueError("the pictures contain NaN (not a number): look for the step that made it")
     return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def check_fit(images: Tensor, labels: Tensor | None, model: nn.Module) -> None:
+    """Raises ValueError, one line with the remedy, where pictures or labels are not what `model` trains on."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.dtype != torch.uint8 or len(images) == 0:
+        found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"training pictures must be a uint8 tensor (N, C, H, W) with N of at least 1, not {found}; "
+                         "diffusion_lib.to_uint8 makes one of floats in [-1, 1]")
+    wanted = (getattr(model, "in_channels", images.shape[1]), *[getattr(model, "image_size", images.shape[2])] * 2)
+    if tuple(images.shape[1:]) != wanted:
+        raise ValueError(f"the pictures are {tuple(images.shape[1:])} (channels, height, width), the network expects {wanted}; "
+                         "load the data at the network's size")
+    classes = getattr(model, "num_classes", None)
+    if classes and (labels is None or labels.shape != (len(images),) or labels.dtype != torch.int64
+                    or not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+        raise ValueError(f"the network has {classes} classes, but the data has no labels in 0 … {classes - 1}, int64, one a picture")

@@ -64,7 +64,8 @@ def to_diffusers_unet(model: UNet) -> "diffusers.UNet2DModel":
         num_class_embeds=None if classes is None else classes + 1,
         **{field: config[field] for field in SAME_FIELDS},
     )
-    unet.load_state_dict(model.state_dict())
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("augment_embedding.")}
+    unet.load_state_dict(kept)  # what told of augmentation adds nothing to a picture that is not augmented
     dtype = model.conv_in.weight.dtype
     return (unet if unet.dtype == dtype else unet.to(dtype)).eval()
 

@@ -4,6 +4,7 @@ Everything random is a function of (seed, step): which pictures, which t, which 
 by a generator seeded with (seed, 1234). So a resumed run continues as if it had never stopped, with nothing to save.
 """
 
+import functools
 import math
 import shutil
 import time
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .augment import MOVES, augment, draw_moves
 from .checkpoint import load_checkpoint, load_weights, newest_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .data import to_float
+from .data import check_fit, to_float
 from .diffusion import GaussianDiffusion
 from .ema import EMA
 from .losses import noise_prediction_loss
@@ -37,6 +39,7 @@ class Batch(NamedTuple):
     noise: Tensor  # (B, C, H, W)
     flip: Tensor  # (B,) bool
     drop: Tensor  # (B,) bool, labels to forget
+    moves: Tensor  # (B, 8), from which augment.py makes its changes
 
 
 class Trainer:
@@ -58,7 +61,9 @@ class Trainer:
         self.diffusion, self.callbacks, self.out = diffusion, list(callbacks), None if out is None else Path(out)
         images = data if isinstance(data, Tensor) else data.images
         labels = None if isinstance(data, Tensor) else getattr(data, "labels", None)
-        self._check(images, labels, model)
+        check_fit(images, labels, model)
+        if config.augment and getattr(model, "augment_dim", 0) != MOVES:
+            raise ValueError(f"augment is {config.augment}, but the network cannot be told of it; set the model's augment_dim to {MOVES}")
         self.ranks = Ranks(config.device)
         self.device, slices = self.ranks.device, self.ranks.count * config.accumulate
         if config.batch_size % slices:
@@ -76,21 +81,6 @@ class Trainer:
                                         fused=self.device.type in ("cpu", "cuda"))  # one pass over the weights instead of ten
         self.step, self.losses, self.skipped, self.origin = 0, [], 0, None  # origin: the whole config, kept in checkpoints
         self._order: tuple[int, Tensor] | None = None
-
-    @staticmethod
-    def _check(images: Tensor, labels: Tensor | None, model: nn.Module) -> None:
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.dtype != torch.uint8 or len(images) == 0:
-            found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-            raise ValueError(f"training pictures must be a uint8 tensor (N, C, H, W) with N of at least 1, not {found}; "
-                             "diffusion_lib.to_uint8 makes one of floats in [-1, 1]")
-        wanted = (getattr(model, "in_channels", images.shape[1]), *[getattr(model, "image_size", images.shape[2])] * 2)
-        if tuple(images.shape[1:]) != wanted:
-            raise ValueError(f"the pictures are {tuple(images.shape[1:])} (channels, height, width), the network expects {wanted}; "
-                             "load the data at the network's size")
-        classes = getattr(model, "num_classes", None)
-        if classes and (labels is None or labels.shape != (len(images),) or labels.dtype != torch.int64
-                        or not 0 <= int(labels.min()) <= int(labels.max()) < classes):
-            raise ValueError(f"the network has {classes} classes, but the data has no labels in 0 … {classes - 1}, int64, one a picture")
 
     @property
     def ema_model(self) -> nn.Module:
@@ -120,7 +110,8 @@ class Trainer:
         t = (spread * self.diffusion.T).long()                                       # 0 … T-1, both ends included
         noise = torch.randn((b, *self.images.shape[1:]), generator=generator)
         flip, drop = torch.rand((2, b), generator=generator)
-        return Batch(self._indices(step), t, noise, flip < 0.5, drop < self.config.label_drop)
+        moves = draw_moves(b, generator)
+        return Batch(self._indices(step), t, noise, flip < 0.5, drop < self.config.label_drop, moves)
 
     def learning_rate(self, step: int) -> float:
         """Warm-up, then half a cosine down: a function of the step (counted from 0) and nothing else."""
@@ -137,11 +128,14 @@ class Trainer:
         x_0 = to_float(self.images[batch.index.to(self.device)])                     # (B, C, H, W) in [-1, 1]
         if self.config.flip:
             x_0 = torch.where(batch.flip.to(self.device)[:, None, None, None], x_0.flip(-1), x_0)
-        labels = None
+        network, labels = self.network, None
+        if getattr(self.model, "augment_dim", 0):
+            x_0, told = augment(x_0, batch.moves.to(self.device), self.config.augment)
+            network = functools.partial(network, augment=told)
         if self.labels is not None:
             labels = self.labels[batch.index.to(self.device)].masked_fill(batch.drop.to(self.device), self.model.num_classes)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            return noise_prediction_loss(self.diffusion, self.network, x_0, batch.t, batch.noise.to(self.device), labels,
+            return noise_prediction_loss(self.diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
                                          weighting=self.config.weighting, reduction="none")
 
     def train_step(self) -> float:

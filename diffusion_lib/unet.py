@@ -124,6 +124,7 @@ class UNet(nn.Module):
     patch_size        p folds p x p pixels into the channels, and unfolds them at the end: p ** 2 times fewer pixels
     norm_num_groups   of every GroupNorm; default min(32, channels // 4)
     attention_head_dim   channels per attention head; None is a single head
+    augment_dim       numbers that tell how a training picture was augmented (augment.py); none: it was not. 0: never told
     norm_eps, flip_sin_to_cos, freq_shift, downsample_padding   as in diffusers, for loading published networks
 
     Raises ValueError for settings that do not fit together. `config` is a dict with which UNet(**config) rebuilds it.
@@ -147,17 +148,17 @@ class UNet(nn.Module):
         flip_sin_to_cos: bool = True,
         freq_shift: int = 0,
         downsample_padding: int = 1,
+        augment_dim: int = 0,
     ):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         groups = min(32, max(1, channels // 4)) if norm_num_groups is None else norm_num_groups
-        self.config |= {"channel_mults": list(channel_mults), "attention": [bool(yes) for yes in attention]}
-        self.config |= {"norm_num_groups": groups}
+        self.config |= {"channel_mults": list(channel_mults), "attention": [bool(yes) for yes in attention], "norm_num_groups": groups}
         widths = [channels * mult for mult in channel_mults]
         check_settings(self.config, widths, groups)
 
         self.image_size, self.in_channels, self.patch_size = image_size, in_channels, patch_size
-        self.num_classes = num_classes
+        self.num_classes, self.augment_dim = num_classes, augment_dim
         time_dim = 4 * channels
 
         def res(c_in: int, c_out: int) -> ResBlock:
@@ -170,6 +171,8 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(in_channels * patch_size**2, channels, 3, padding=1)
         self.time_embedding = TimeEmbedding(channels, flip_sin_to_cos, freq_shift)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, time_dim)
+
+        self.augment_embedding = zero(nn.Linear(augment_dim, time_dim, bias=False)) if augment_dim else None
 
         self.down_blocks = nn.ModuleList()
         c, kept = channels, [channels]  # channels of x, and of everything kept for the way up
@@ -194,18 +197,19 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(groups, c, norm_eps)
         self.conv_out = zero(nn.Conv2d(c, out_channels * patch_size**2, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Noisy pictures x (B, C, H, W), their timesteps t (B,) int64 in 0 ... T-1 -> (B, C_out, H, W), dtype of x.
 
-        labels (B,) int64 in 0 ... K with K = no label; None means no label for all. Raises ValueError for input of
-        another shape or dtype, and for labels out of range (seen on a CPU only: a look at a GPU would make it wait).
+        labels (B,) int64 in 0 ... K with K = no label; None means no label for all. augment (B, augment_dim); None means zeros.
+        Raises ValueError for other shapes and dtypes, and for labels out of range (on a CPU only: a GPU would have to wait).
         """
         check_input(self, x, t, labels)
         dtype = x.dtype
         time = self.time_embedding(t)  # (B, E)
         if self.class_embedding is not None:
             time = time + self.class_embedding(torch.full_like(t, self.num_classes) if labels is None else labels)
-
+        if self.augment_embedding is not None and augment is not None:
+            time = time + self.augment_embedding(augment)  # no bias: zeros, as when sampling, add nothing
         x = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, channels, H / patch, W / patch)
         kept = [x]
         for level in self.down_blocks:
@@ -216,8 +220,7 @@ class UNet(nn.Module):
                 x = downsample(x)
                 kept.append(x)
 
-        x = self.mid_block.resnets[0](x, time)
-        x = self.mid_block.attentions[0](x)
+        x = self.mid_block.attentions[0](self.mid_block.resnets[0](x, time))
         x = self.mid_block.resnets[1](x, time)
 
         for level in self.up_blocks:
@@ -239,9 +242,9 @@ def zero(layer: nn.Module) -> nn.Module:
 
 def check_settings(config: dict, widths: list[int], groups: int) -> None:
     """Raises ValueError, one line with the remedy, where the settings of a UNet do not fit together."""
-    for name in ("image_size", "in_channels", "out_channels", "channels", "blocks_per_level", "patch_size"):
-        if config[name] < 1:
-            raise ValueError(f"{name} is {config[name]}; it must be at least 1.")
+    for name in ("image_size", "in_channels", "out_channels", "channels", "blocks_per_level", "patch_size", "augment_dim"):
+        if config[name] < (least := int(name != "augment_dim")):
+            raise ValueError(f"{name} is {config[name]}; it must be at least {least}.")
     mults = config["channel_mults"]
     if not mults or mults[0] != 1 or min(mults) < 1:
         raise ValueError(f"channel_mults is {mults}; give one whole number per level, the first of them 1.")
@@ -286,14 +289,12 @@ def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> Non
         raise ValueError(f"pictures have shape {tuple(x.shape)}; this network takes (B, {', '.join(map(str, want))}).")
     for name, tensor in [("t", t)] + [("labels", labels)] * (labels is not None):
         if tensor.dtype != torch.int64 or tensor.shape != x.shape[:1]:
-            got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-            raise ValueError(f"{name} is {got}; it must be torch.int64 of shape ({len(x)},), one number a picture.")
+            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be torch.int64 of shape ({len(x)},), "
+                             "one number a picture.")
     if labels is None:
         return
     if model.num_classes is None:
         raise ValueError("labels were given but this network has no classes: leave them out, or build num_classes=K.")
-    if labels.device.type == "cpu" and len(labels):
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high > model.num_classes:
-            raise ValueError(f"labels run from {low} to {high}; the network knows 0 ... {model.num_classes - 1}, "
-                             f"and {model.num_classes} for no label.")
+    if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() <= model.num_classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; the network knows 0 ... {model.num_classes - 1}, "
+                         f"and {model.num_classes} for no label.")

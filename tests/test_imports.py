@@ -15,8 +15,8 @@ FILES = sorted(path.stem for path in LIBRARY.glob("*.py"))
 
 # From the heart outwards. A file imports only files to its left.
 ORDER = """
-    schedules unet ops diffusion losses samplers ideal shapes toycats toyreader data checkpoint ema runs classifier metrics evaluation
-    optimizer config training interchange panels plots widgets progress answers checks __main__
+    schedules unet ops diffusion losses samplers ideal shapes toycats toyreader data augment checkpoint ema runs classifier metrics
+    evaluation optimizer config training interchange panels plots widgets progress answers checks __main__
 """.split()
 # Only these may know of notebooks and of curves (panels.py draws with Pillow).
 NOTEBOOK_FILES = {"plots", "widgets", "progress", "answers", "checks"}
