@@ -144,6 +144,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     if arguments.n < 20:
         raise ValueError(f"--n is {arguments.n}; intervals need at least 20 samples, better 1,000")
+    if arguments.called not in CLASSES:
+        raise ValueError(f"--called {arguments.called!r}: the classifier knows {', '.join(CLASSES)}")
     judge, wanted = load_classifier(arguments.judge) if arguments.judge else None, CLASSES.index(arguments.called)
     if arguments.data.startswith("reference:"):
         reference = Reference.load(arguments.data.removeprefix("reference:"))
