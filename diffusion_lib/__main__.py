@@ -12,7 +12,6 @@ Exit code 0 on success, 2 with one line on standard error for wrong input, 1 wit
 import argparse
 import importlib.util
 import json
-import platform
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from tqdm.auto import tqdm
 from .checkpoint import Pretrained, load_model, ship
 from .config import RunConfig, as_yaml, nearest, override, read_config, resolve
 from .data import load_data, to_uint8
-from .runs import CsvLog, pick_device
+from .runs import CsvLog, card, pick_device
 from .samplers import SAMPLERS, ddim, guided, last_step
 from .training import Trainer
 from .unet import UNet
@@ -99,8 +98,11 @@ def train(arguments: argparse.Namespace) -> None:
         curve.savefig(out / "loss.png", dpi=100)
 
 
-def draw(arguments: argparse.Namespace, guidance: float | None) -> torch.Tensor:
-    """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on. guidance: None draws without a class."""
+def draw(arguments: argparse.Namespace, guidance: float | None, frames: list | None = None) -> torch.Tensor:
+    """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on. guidance: None draws without a class.
+
+    frames: a list that gets what the first batch looks like at every step.
+    """
     if arguments.n < 1:
         raise ValueError(f"--n must be at least 1, not {arguments.n}")
     model, diffusion, _ = load_model(arguments.checkpoint)
@@ -115,25 +117,32 @@ def draw(arguments: argparse.Namespace, guidance: float | None) -> torch.Tensor:
     for start in tqdm(range(0, arguments.n, arguments.batch_size), desc="sampling", unit="batch", disable=None):
         seeds = range(arguments.seed + start, arguments.seed + min(start + arguments.batch_size, arguments.n))
         sampler = SAMPLERS[arguments.sampler](diffusion, network, (len(seeds), *shape), steps=arguments.steps, seeds=seeds)
-        pictures.append(to_uint8(last_step(sampler).x_t.cpu()))
+        for step in sampler:
+            if frames is not None and not start:
+                frames.append(to_uint8(step.x_t.cpu().clamp(-1, 1)))
+        pictures.append(to_uint8(step.x_t.cpu()))
     return torch.cat(pictures)
 
 
 def sample(arguments: argparse.Namespace) -> None:
     """Draw pictures, one a seed."""
-    from .plots import save_grid
+    from .panels import image_grid
+    from .plots import animate, save_grid
 
-    if not (arguments.out or arguments.grid):
-        raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, or both")
-    pictures = draw(arguments, arguments.guidance)
+    if not (arguments.out or arguments.grid or arguments.animation):
+        raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, or --animation FILE.gif")
+    frames = []
+    pictures = draw(arguments, arguments.guidance, frames)
     if arguments.out:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)
         for seed, picture in enumerate(pictures, arguments.seed):
             Image.fromarray(picture.permute(1, 2, 0).numpy()).save(Path(arguments.out) / f"{seed:05d}.png")
     if arguments.grid:
         save_grid(pictures, arguments.grid, arguments.columns, arguments.scale)
+    if arguments.animation:
+        animate([image_grid(frame, arguments.columns) for frame in frames], arguments.animation, scale=arguments.scale)
     print(f"{arguments.n} pictures, seeds {arguments.seed} to {arguments.seed + arguments.n - 1}, {arguments.sampler}, "
-          f"{arguments.steps} steps: {' and '.join(str(p) for p in (arguments.out, arguments.grid) if p)}")
+          f"{arguments.steps} steps: {' and '.join(p for p in (arguments.out, arguments.grid, arguments.animation) if p)}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -182,18 +191,6 @@ def export(arguments: argparse.Namespace) -> None:
     print(f"written to {arguments.out}")
 
 
-def card(checkpoint: str, state: dict) -> dict:
-    """What a shipped model tells about itself: data, settings, work, machine."""
-    log = list(CsvLog.read(Path(checkpoint) / "log.csv"))
-    settings = {k: v for k, v in state["train"].items() if k not in ("device", "save_every", "keep", "log_every")}
-    return {
-        "data": state["data"], "schedule": "see diffusion.betas", "train": settings, "precision": state["precision"],
-        "steps": state["step"], "images_seen": state["step"] * settings["batch_size"], "seconds": round(float(log[-1]["seconds"])),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "weights": "ema_1 (the long average), stored in float16",
-    }
-
-
 def parser() -> argparse.ArgumentParser:
     """All flags of all commands."""
     top = argparse.ArgumentParser(prog="python -m diffusion_lib", description="Train diffusion models and draw with them.")
@@ -228,6 +225,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--n", type=int, default=64, help="number of pictures")
     p.add_argument("--out", help="folder for one PNG a sample, named by its seed")
     p.add_argument("--grid", help="one PNG with all samples")
+    p.add_argument("--animation", help=".gif or .webp: the first batch on its way from noise to pictures")
     p.add_argument("--columns", type=int, help="pictures in a row of the grid (as many as there are rows)")
     p.add_argument("--scale", type=int, default=1, help="screen pixels per picture pixel in the grid")
     p.set_defaults(run=sample, command=p)

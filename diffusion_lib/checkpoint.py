@@ -227,7 +227,8 @@ def ship(name: str, pretrained: Pretrained, card: dict) -> Path:
     path = WEIGHTS / f"{name}.safetensors"
     save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in pretrained.model.state_dict().items()}, path)
     full = {**card, "model": pretrained.model.config, "diffusion": pretrained.diffusion.state_dict()}
-    (WEIGHTS / f"{name}.json").write_text(json.dumps(full, indent=1), encoding="utf-8")
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), json.dumps(full, indent=1))  # rows of numbers in one line
+    (WEIGHTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     register = {**_register(), name: sha256(path)}
     (WEIGHTS / "register.json").write_text(json.dumps(register, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return path

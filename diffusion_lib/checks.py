@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .answers import CHECKERS, NotYet, ask, bar, check, compare, exercise, pictures
+from .checks_measuring import EXERCISES  # noqa: F401 - with this import they are among CHECKERS
 from .diffusion import GaussianDiffusion
 from .schedules import cosine_beta_schedule, linear_beta_schedule
 

@@ -28,13 +28,13 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))                 
 
 
 def save_grid(images: Any, path: str | Path, columns: int | None = None, scale: int = 1) -> Path:
-    """Write image_grid(images, columns, scale) as PNG and return its path; the file appears whole or not at all.
+    """Write image_grid(images, columns, scale), .png (exact) or .webp (small), and return its path; whole or not at all.
 
-    Missing folders are made. Raises ValueError for a name that does not end in .png, OSError if it cannot be written.
+    Missing folders are made. Raises ValueError for a name with another ending, OSError if it cannot be written.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"a grid is saved as PNG, so its name must end in .png, not {Path(path).name!r}")
-    return _write(Path(path), encode(image_grid(images, columns, scale)))
+    if Path(path).suffix.lower() not in (".png", ".webp"):
+        raise ValueError(f"a grid is saved as .png or .webp, so its name must end so, not {Path(path).name!r}")
+    return _write(Path(path), encode(image_grid(images, columns, scale), Path(path).suffix[1:].lower()))
 
 
 def animate(frames: Sequence[Any], path: str | Path, fps: float = 10, hold: float = 1.5, scale: int = 1) -> Path:

@@ -4,7 +4,9 @@ import contextlib
 import csv
 import functools
 import hashlib
+import json
 import os
+import platform
 import signal
 import threading
 import time
@@ -220,3 +222,30 @@ class CsvLog:
 def fingerprint(images: Tensor) -> str:
     """sha256 of all pixels: tells whether a run goes on with the pictures it began with."""
     return hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def card(run: Path | str, state: dict, points: int = 60) -> dict:
+    """What a shipped model tells about itself: data, settings, work, machine, its thinned log.
+
+    run: the run folder. What lies in it as trials.json (the short trials that chose the settings) and report.json (what `evaluate
+    --json` wrote) goes in too. state: its checkpoint's.
+    """
+    run = Path(run)
+    log = list(CsvLog.read(run / "log.csv"))
+    settings = {k: v for k, v in state["train"].items() if k not in ("device", "save_every", "keep", "log_every")}
+    width = max(len(log) // points, 1)                                     # the loss jumps: each point is the mean of its rows
+    parts = [log[i : i + width] for i in range(0, len(log), width)]
+    thinned = {"step": [int(part[-1]["step"]) for part in parts], "seconds": [round(float(part[-1]["seconds"])) for part in parts]}
+    for name in ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4"):
+        values = [[float(row[name]) for row in part if row.get(name) not in (None, "", "nan")] for part in parts]
+        thinned[name] = [round(sum(rows) / len(rows), 5) if rows else None for rows in values]
+    told = {
+        "data": state["data"], "schedule": "see diffusion.betas", "train": settings, "precision": state["precision"],
+        "steps": state["step"], "images_seen": state["step"] * settings["batch_size"], "seconds": round(float(log[-1]["seconds"])),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "weights": "ema_1 (the long average), stored in float16", "log": thinned,
+    }
+    for name in ("trials", "report"):
+        if (run / f"{name}.json").exists():
+            told[name] = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
+    return told

@@ -15,11 +15,11 @@ FILES = sorted(path.stem for path in LIBRARY.glob("*.py"))
 
 # From the heart outwards. A file imports only files to its left.
 ORDER = """
-    schedules unet ops diffusion losses samplers ideal shapes toycats toyreader data augment checkpoint ema runs classifier metrics
-    evaluation optimizer config training interchange panels plots widgets progress answers checks __main__
+    schedules unet ops diffusion losses samplers ideal shapes toycats toyreader data augment checkpoint ema runs optimizer classifier
+    metrics evaluation config training interchange panels plots widgets progress answers checks_measuring checks __main__
 """.split()
 # Only these may know of notebooks and of curves (panels.py draws with Pillow).
-NOTEBOOK_FILES = {"plots", "widgets", "progress", "answers", "checks"}
+NOTEBOOK_FILES = {"plots", "widgets", "progress", "answers", "checks_measuring", "checks"}
 NOTEBOOK_PACKAGES = {"matplotlib", "IPython", "ipywidgets", "ipykernel", "jupyter", "nbformat", "nbclient", "traitlets"}
 # Needed for some things only: imported inside the functions that use them.
 LATE = {"torchvision", "torchmetrics", "torch_fidelity", "transformers", "accelerate", "diffusers", "skimage", "scipy", "matplotlib",

@@ -1,0 +1,63 @@
+"""Short trials before a long training: which settings get furthest in the same time?
+
+    .venv/bin/python tests/benchmarks/trials.py cats32 --seconds 140 --threads 1 "" "train.optimizer=adamw train.learning_rate=1e-3"
+
+Each trial is a config that ships with the changes in its text ("" is the config as it is). It trains for so many seconds, with the learning
+rate's whole curve in them, and prints the error in v of the averaged weights on pictures that it never saw, mean over 21
+timesteps: lower is better, whatever the network predicts and however its loss is weighted. Prints a line of JSON for each trial.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+
+from diffusion_lib import Trainer, UNet, load_data, loss_per_timestep, to_float
+from diffusion_lib.config import override, read_config, resolve
+from diffusion_lib.evaluation import real_pictures
+
+TIMESTEPS = (10, 30, 60, *range(100, 951, 50))
+
+
+def build(config: dict, steps: int, data: object) -> Trainer:
+    resolved = resolve(override(config, "train.steps", steps), "of the trial")
+    torch.manual_seed(resolved.train.seed)
+    trainer = Trainer(UNet(**resolved.model.model_dump()), resolved.diffusion.build(), data, resolved.train)
+    trainer.model.train()
+    return trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare settings by short trainings.")
+    parser.add_argument("config")
+    parser.add_argument("trials", nargs="+", help='"PART.NAME=VALUE PART.NAME=VALUE …"')
+    parser.add_argument("--seconds", type=float, default=140)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for text in arguments.trials:
+        config = read_config(arguments.config)
+        for change in text.split():
+            config = override(config, *change.split("=", 1))
+        resolved = resolve(config, "of the trial")
+        data = load_data(resolved.data, resolved.model.image_size)
+        held_out = to_float(real_pictures(resolved.data, None, resolved.model.image_size)[1][:256])
+        probe = build(config, 10**6, data)
+        for count in (3, 8):                                            # the first three warm up
+            start = time.perf_counter()
+            for _ in range(count):
+                probe.train_step()
+        steps = max(int(arguments.seconds * 8 / (time.perf_counter() - start)), 1)
+        trainer, start = build(config, steps, data), time.perf_counter()
+        for _ in range(steps):
+            trainer.train_step()
+        seconds = time.perf_counter() - start
+        error = loss_per_timestep(trainer.diffusion, trainer.ema_model, held_out, TIMESTEPS, target="v").mean()
+        print(json.dumps({"changes": text, "parameters": sum(p.numel() for p in trainer.model.parameters()), "steps": steps,
+                          "images_per_second": round(steps * resolved.train.batch_size / seconds, 1),
+                          "seconds": round(seconds), "held_out_error_v": round(float(error), 5)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
