@@ -56,7 +56,7 @@ EXERCISES = exercises()
 NAMES = [f"{notebook}-{name}" for notebook, name, _, _ in EXERCISES]
 
 
-@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05"])
+@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06"])
 def test_two_or_three_exercises_in_each(notebook):
     assert 2 <= sum(number == notebook for number, *_ in EXERCISES) <= 3
 
@@ -290,6 +290,13 @@ SLIPS = [
     ("step_variance", lambda a, t: 0 if t == 0 else ((1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1])) ** 0.5, "standard deviation"),
     ("step_variance", lambda a, t: (1 - a[t]) / (1 - (a[t - 1] if t else 1.0)) * 0.1, "there is NaN or infinity"),
     ("step_variance", lambda a, t: 1 / t, "ZeroDivisionError"),
+    ("power_above", lambda d, f: d[f + 1 :].sum() / d.sum(), "decibels are logarithms"),
+    ("power_above", lambda d, f: (10 ** (d[f:] / 10)).sum() / (10 ** (d / 10)).sum(), "start at limit \\+ 1"),
+    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 20)).sum() / (10 ** (d / 20)).sum(), "for amplitudes"),
+    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 10)).sum(), "divide by the power of all"),
+    ("at_least_one", lambda p, n: p * n, "how many decent ones"),
+    ("at_least_one", lambda p, n: (1 - p) ** n, "none is decent"),
+    ("at_least_one", lambda p, n: 1 - p**n, "all are decent"),
 ]
 
 

@@ -2,9 +2,9 @@
 
     .venv/bin/python tests/benchmarks/time_to_quality.py --minutes 10 --n 200        (with data/cifar10 unpacked)
 
-The contenders train in turn, a slice of time each, on the same cores and the same 5,000 cats at 32 px, until each has had its minutes; ours runs
-twice, with the whole time and with three tenths of it, each with its own learning-rate curve. Then each draws n pictures with 20
-evaluations of DPM-Solver++. Printed for each: pictures seen, share called cat, mean probability, Fréchet distance, with their floors.
+The contenders train in turn, a slice of time each, on the same cores and the same 5,000 cats at 32 px, until each has had its minutes;
+ours runs twice, with the whole time and with three tenths of it, each with its own learning-rate curve. Then each draws n pictures with
+20 evaluations of DPM-Solver++. Printed for each: pictures seen, share called cat, mean probability, Fréchet distance, its floor.
 
 * ours: the config cats32.
 * diffusers: UNet2DModel and settings of its example train_unconditional.py (six levels of 128 to 512 channels, batch 16, AdamW 1e-4
@@ -140,7 +140,7 @@ def main() -> None:
         "ours": (seconds, Ours(data, seconds)), "ours, 3/10 of the time": (0.3 * seconds, Ours(data, 0.3 * seconds)),
         "diffusers' example": (seconds, Plain(data, theirs, torch.optim.AdamW(
             theirs.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6), batch=16, warmup=500, flip=False)),
-        "original recipe": (seconds, Plain(data, original, torch.optim.Adam(original.parameters(), lr=1e-3), batch=64, warmup=0, flip=True)),
+        "original recipe": (seconds, Plain(data, original, torch.optim.Adam(original.parameters(), lr=1e-3), 64, warmup=0, flip=True)),
     }
     spent, seen = dict.fromkeys(contenders, 0.0), dict.fromkeys(contenders, 0)
     while open_ones := [name for name, (limit, one) in contenders.items() if spent[name] < limit and not one.done()]:
@@ -151,8 +151,9 @@ def main() -> None:
                 seen[name] += one.step()
             spent[name] += now
     reference, network = Reference.load("cats32"), load_classifier()
-    print(f"{torch.get_num_threads()} threads; {arguments.n} samples each, 20 evaluations of DPM-Solver++; judge {arguments.judge or 'shipped'}; "
-          f"real cats called cat {reference.verdicts['held-out pictures'][0]:.0%} by the shipped classifier")
+    print(f"{torch.get_num_threads()} threads; {arguments.n} samples each, 20 evaluations of DPM-Solver++; judge "
+          f"{arguments.judge or 'shipped'}; real cats are called cat "
+          f"{reference.verdicts['held-out pictures'][0]:.0%} by the shipped classifier")
     for name, (_, one) in contenders.items():
         diffusion, model = one.network()
         with torch.no_grad():
