@@ -1,13 +1,11 @@
 """A model's report: the measures of metrics.py against a reference set, and the feature networks they can use.
 
     python -m diffusion_lib evaluate CHECKPOINT --data folder:data/cifar10/train/cat --n 1000
-    python -m diffusion_lib.evaluation cats32 --data folder:data/cifar10/train/cat --size 32     # makes the reference cats32
 
 A `Reference` holds what must be known of the real pictures (features, spectra, a classifier's verdicts), not the pictures. Small
 ones ship with the library, so that the notebooks measure without the photographs.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -220,21 +218,3 @@ class Clip:
         mean, std = (torch.tensor(values)[:, None, None].to(pixels) for values in (self.MEAN, self.STD))
         rows = self.model.get_image_features(pixel_values=(pixels - mean) / std)
         return F.normalize(getattr(rows, "pooler_output", rows), dim=1)
-
-
-def main() -> None:
-    """Make a reference and keep it with the library."""
-    parser = argparse.ArgumentParser(prog="python -m diffusion_lib.evaluation", description="Describe real pictures, to be shipped.")
-    parser.add_argument("name")
-    parser.add_argument("--data", required=True, help="the pictures a model is trained on")
-    parser.add_argument("--held-out", help="those it is not; left out: as in evaluate")
-    parser.add_argument("--size", type=int, required=True, help="in pixels")
-    arguments = parser.parse_args()
-    pictures = real_pictures(arguments.data, arguments.held_out, arguments.size)
-    made = Reference.of(*pictures, name=arguments.data)
-    made.save(SHIPPED / arguments.name)
-    print(f"{arguments.name}: {len(made.train)} pictures, {len(made.held_out)} held out; {json.dumps(made.verdicts)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -291,7 +291,7 @@ SLIPS = [
     ("step_variance", lambda a, t: (1 - a[t]) / (1 - (a[t - 1] if t else 1.0)) * 0.1, "there is NaN or infinity"),
     ("step_variance", lambda a, t: 1 / t, "ZeroDivisionError"),
     ("power_above", lambda d, f: d[f + 1 :].sum() / d.sum(), "decibels are logarithms"),
-    ("power_above", lambda d, f: (10 ** (d[f:] / 10)).sum() / (10 ** (d / 10)).sum(), "start at limit \\+ 1"),
+    ("power_above", lambda d, f: (10 ** (d[f:] / 10)).sum() / (10 ** (d / 10)).sum(), "start at limit + 1"),
     ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 20)).sum() / (10 ** (d / 20)).sum(), "for amplitudes"),
     ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 10)).sum(), "divide by the power of all"),
     ("at_least_one", lambda p, n: p * n, "how many decent ones"),

@@ -157,7 +157,7 @@ def main() -> None:
     for name, (_, one) in contenders.items():
         diffusion, model = one.network()
         with torch.no_grad():
-            parts = [last_step(dpm_solver_pp(diffusion, model, (len(seeds), 3, 32, 32), steps=20, seeds=seeds)).x_t
+            parts = [last_step(dpm_solver_pp(diffusion, model, (len(seeds), 3, 32, 32), steps=20, seeds=seeds.tolist())).x_t
                      for seeds in torch.arange(arguments.n).split(50)]
         samples = torch.cat(parts)
         share, probability = called(in_batches(lambda x: judge(x).softmax(1), samples), CAT, "cat", n=arguments.n)

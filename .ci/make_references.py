@@ -1,0 +1,81 @@
+"""Make what ships of the real pictures, and of many samples, in diffusion_lib/weights/references: `make references`.
+
+Needs data/ (the photographs) and the shipped models. Only descriptions are kept (features, spectra, means and covariances, verdicts), never
+pictures. Notebooks 06 and 07 and `evaluate --data reference:cats32` read them.
+
+    python .ci/make_references.py real        after the classifier has changed (minutes)
+    python .ci/make_references.py samples     after cats32 has changed (an hour on one core, most of it 1,000 steps of DDPM)
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion_lib import SAMPLERS, last_step, load_model  # noqa: E402
+from diffusion_lib.classifier import Classifier, in_batches, load_classifier  # noqa: E402
+from diffusion_lib.evaluation import SHIPPED, Reference, real_pictures  # noqa: E402
+
+REAL = {
+    "cats32": ("folder:data/cifar10/train/cat", 32),
+    "cats128_resized": ("folder:data/cifar10/train/cat", 128),
+    "cats128": ("folder:data/cats128#train", 128),
+}
+SAMPLES = {  # name -> (sampler, steps, weights, how many)
+    "ema": ("dpm_solver_pp", 20, "ema_1", 2000), "raw": ("dpm_solver_pp", 20, "model", 500),
+    "evaluations_5": ("dpm_solver_pp", 5, "ema_1", 500), "evaluations_10": ("dpm_solver_pp", 10, "ema_1", 500),
+    "evaluations_50": ("dpm_solver_pp", 50, "ema_1", 500), "ddim_20": ("ddim", 20, "ema_1", 500), "heun_20": ("heun", 10, "ema_1", 500),
+    "ddpm_1000": ("ddpm", 1000, "ema_1", 500),
+}
+
+
+def coarse(pictures: Tensor) -> Tensor:
+    """Pixels at 8 x 8, as rows: too small to be pictures, enough to compare colours and layout."""
+    return F.interpolate(pictures, (8, 8), mode="bicubic", antialias=True).flatten(1)
+
+
+def random_network() -> Classifier:
+    """The classifier before any training."""
+    torch.manual_seed(0)
+    return Classifier().eval()
+
+
+def real() -> None:
+    for name, (data, size) in REAL.items():
+        train, held_out, others = real_pictures(data, None, size)
+        made = Reference.of(train, held_out, others, name=data)
+        if name == "cats128_resized":  # the same photographs as cats32, whose features it would repeat
+            made = made._replace(train=made.train[:1000])
+        made.save(SHIPPED / name)
+        print(name, len(train), len(held_out), made.verdicts, flush=True)
+        if name == "cats32":
+            moments = {}
+            for kind, network in (("pixels", coarse), ("random", random_network().features)):
+                for part, pictures in (("train", train), ("held_out", held_out)):
+                    rows = in_batches(network, pictures).double()
+                    moments |= {f"{kind}_{part}_mean": rows.mean(0).float(), f"{kind}_{part}_covariance": torch.cov(rows.T).float()}
+            save_file(moments, SHIPPED / "cats32_moments.safetensors")
+
+
+def samples(run: str) -> None:
+    network, rows = load_classifier().features, {}
+    for name, (sampler, steps, weights, count) in SAMPLES.items():
+        model, diffusion, _ = load_model(run, weights)
+        start, parts = time.perf_counter(), []
+        for seeds in tqdm(torch.arange(count).split(100), desc=name, disable=None):
+            pictures = last_step(SAMPLERS[sampler](diffusion, model, (len(seeds), 3, 32, 32), steps=steps, seeds=seeds.tolist())).x_t
+            parts.append(network(pictures))
+        rows[name] = torch.cat(parts).half()
+        print(f"{name}: {count} samples, {time.perf_counter() - start:.0f} s", flush=True)
+        save_file(rows, SHIPPED / "cats32_samples.safetensors")
+
+
+if __name__ == "__main__":
+    {"real": real, "samples": lambda: samples(sys.argv[2])}[sys.argv[1]]()
