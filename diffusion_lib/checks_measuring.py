@@ -50,4 +50,53 @@ def at_least_one(function: Callable) -> str:
     return "with 50 tries, two in a hundred are enough to show a decent one two times in three. So the best of 50 says little about the 49."
 
 
-EXERCISES = (power_above, at_least_one)
+# -- notebook 07 -------------------------------------------------------------------------------------------------------
+@exercise
+def frechet_1d(function: Callable) -> str:
+    """From two means and two standard deviations to the Fréchet distance of the two Gaussians."""
+    def right(m: float, s: float, n: float, r: float) -> float:
+        return (m - n) ** 2 + (s - r) ** 2
+
+    questions = {f"means {a[0]} and {a[2]}, deviations {a[1]} and {a[3]}": a
+                 for a in ((0.0, 1.0, 2.0, 1.0), (1.0, 3.0, 1.0, 0.5), (-0.5, 0.2, 1.5, 2.0))}
+    compare(function, questions, right, {
+        "this is its root; the Fréchet distance of the literature is left squared": lambda m, s, n, r: right(m, s, n, r) ** 0.5,
+        "the deviations differ too: a narrow heap is not a wide one": lambda m, s, n, r: (m - n) ** 2,
+        "the means differ too": lambda m, s, n, r: (s - r) ** 2,
+        "it is the deviations that are subtracted, not the variances": lambda m, s, n, r: (m - n) ** 2 + (s**2 - r**2) ** 2,
+        "σ² + r² - 2 σ r, where σ r is the root of the product of the variances: a 2 is missing":
+            lambda m, s, n, r: (m - n) ** 2 + s**2 + r**2 - s * r,
+        "these are absolute differences; both are squared": lambda m, s, n, r: abs(m - n) + abs(s - r),
+        "in one number, the trace of σ² + r² alone is too much: take 2 σ r off": lambda m, s, n, r: (m - n) ** 2 + s**2 + r**2,
+    })
+    return "the squared distance of the means plus that of the deviations: two heaps are alike if they lie alike and spread alike."
+
+
+@exercise
+def precision(function: Callable) -> str:
+    """From samples (N, F), real ones (M, F) and their radii (M,) to the share of samples inside at least one ball."""
+    def right(x: Tensor, real: Tensor, radii: Tensor) -> float:
+        return (torch.cdist(x, real) <= radii).any(dim=1).double().mean()
+
+    questions = {}
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        real = torch.randn(20, 2, generator=generator, dtype=torch.float64)
+        x = torch.randn(15, 2, generator=generator, dtype=torch.float64) * 1.5 + 0.5 * seed
+        questions[f"question {seed + 1}"] = (x, real, torch.cdist(real, real).kthvalue(3, dim=1).values)
+    compare(function, questions, right, {
+        "one ball is enough: any, not all": lambda x, real, radii: (torch.cdist(x, real) <= radii).all(dim=1).double().mean(),
+        "this counts pairs; count each sample once, if it lies in any ball":
+            lambda x, real, radii: (torch.cdist(x, real) <= radii).double().mean(),
+        "this is the share of the balls that hold a sample; asked for is the share of the samples":
+            lambda x, real, radii: (torch.cdist(x, real) <= radii).any(dim=0).double().mean(),
+        "this is the share outside": lambda x, real, radii: 1 - right(x, real, radii),
+        "every real one has its own radius; this takes the mean of all": lambda x, real, radii: right(x, real, 0 * radii + radii.mean()),
+        "every real one has its own radius; this takes the largest for all": lambda x, real, radii: right(x, real, 0 * radii + radii.max()),
+        "only the ball of the nearest real one is looked at, but a wider one further off may hold the sample":
+            lambda x, real, radii: (torch.cdist(x, real).min(1).values <= radii[torch.cdist(x, real).argmin(1)]).double().mean(),
+    }, within=(0, 1))
+    return "a sample counts if it lies as near to some real picture as that one's own neighbours do."
+
+
+EXERCISES = (power_above, at_least_one, frechet_1d, precision)

@@ -56,7 +56,7 @@ EXERCISES = exercises()
 NAMES = [f"{notebook}-{name}" for notebook, name, _, _ in EXERCISES]
 
 
-@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06"])
+@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06", "07"])
 def test_two_or_three_exercises_in_each(notebook):
     assert 2 <= sum(number == notebook for number, *_ in EXERCISES) <= 3
 
@@ -297,6 +297,11 @@ SLIPS = [
     ("at_least_one", lambda p, n: p * n, "how many decent ones"),
     ("at_least_one", lambda p, n: (1 - p) ** n, "none is decent"),
     ("at_least_one", lambda p, n: 1 - p**n, "all are decent"),
+    ("frechet_1d", lambda m, s, n, r: ((m - n) ** 2 + (s - r) ** 2) ** 0.5, "left squared"),
+    ("frechet_1d", lambda m, s, n, r: (m - n) ** 2, "the deviations differ too"),
+    ("frechet_1d", lambda m, s, n, r: (m - n) ** 2 + (s**2 - r**2) ** 2, "not the variances"),
+    ("precision", lambda x, real, radii: (torch.cdist(x, real) <= radii).all(dim=1).double().mean(), "any, not all"),
+    ("precision", lambda x, real, radii: (torch.cdist(x, real) <= radii).any(dim=0).double().mean(), "share of the balls"),
 ]
 
 
