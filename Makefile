@@ -6,7 +6,7 @@ VENV := .venv/bin
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help setup lab test test-lib test-notebooks test-browser notebooks class figures site badges lint clean
+.PHONY: help setup lab test test-lib test-notebooks test-browser notebooks class figures references site badges lint clean
 
 help:
 	@echo "make lab         open the notebooks in JupyterLab (PORT=8888)"
@@ -16,7 +16,8 @@ help:
 	@echo "make class       copies for a class: class/student without solutions, class/instructor with them"
 	@echo "make site        the notebooks as static pages in site/, for reading without Python or a network"
 	@echo "make badges REPOSITORY=owner/name   badges for Colab and Binder, once this is published there"
-	@echo "make figures     draw the README's picture again, from the shipped weights"
+	@echo "make figures     draw the README's pictures again, from the shipped weights"
+	@echo "make references  describe the real pictures in data/ again, for the notebooks to compare with"
 	@echo "make lint        ruff, notebooks included"
 	@echo "make clean       remove .venv and caches"
 
@@ -60,6 +61,14 @@ badges:
 figures: setup
 	@$(VENV)/python -m diffusion_lib sample toycats32 --n 64 --seed 0 --sampler ddim --steps 25 \
 		--columns 16 --scale 2 --grid figures/toycats32_grid.png
+	@$(VENV)/python -m diffusion_lib sample cats32 --n 32 --seed 0 --sampler dpm_solver_pp --steps 20 \
+		--columns 8 --scale 2 --grid figures/cats32_grid.png
+	@$(VENV)/python -m diffusion_lib sample cats32 --n 16 --seed 0 --sampler dpm_solver_pp --steps 30 \
+		--columns 4 --scale 2 --animation figures/cats32.webp
+
+references: setup
+	@$(VENV)/python .ci/make_references.py real
+	@$(VENV)/python .ci/make_references.py samples cats32
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info site class

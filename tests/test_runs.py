@@ -1,6 +1,7 @@
 """What surrounds a run: the device, the probe, the lock, signals, the log."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from diffusion_lib import runs
-from diffusion_lib.runs import CsvLog, RunLock, pick_device, probe_autocast, stop_on_signals
+from diffusion_lib.runs import CsvLog, RunLock, card, pick_device, probe_autocast, stop_on_signals
 
 CPU = torch.device("cpu")
 
@@ -274,3 +275,24 @@ def test_a_log_that_is_missing_or_foreign_starts_anew(tmp_path: Path) -> None:
         assert log.seconds_before == 0 and steps_in(path) == []
         log.close()
         path.unlink()
+
+
+# -- the card of a shipped model ---------------------------------------------------------------------------------------------
+
+
+def test_a_card_tells_settings_work_thinned_log_and_measures(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path / "log.csv", 0)
+    for step in range(10, 6010, 10):
+        quarters = {f"loss_q{i}": float("nan") if i == 4 and step < 3000 else 0.1 * i for i in range(1, 5)}
+        log.write(step=step, loss=1 / step, learning_rate=1e-3, gradient_norm=1.0, images_per_second=50.0, seconds=step / 10, **quarters)
+    log.close()
+    (tmp_path / "report.json").write_text('{"measures": [1]}')
+    state = {"data": {"name": "toycats"}, "train": {"batch_size": 32, "device": "cpu", "keep": 3}, "precision": "float32", "step": 6000}
+    told = card(tmp_path, state)
+    assert told["images_seen"] == 192_000 and told["seconds"] == 600 and told["report"] == {"measures": [1]} and "trials" not in told
+    assert told["train"] == {"batch_size": 32}
+    thinned = told["log"]
+    assert len(thinned["step"]) == 60 and thinned["step"][-1] == 6000 and thinned["loss_q1"][0] == 0.1
+    assert thinned["loss_q4"][0] is None and thinned["loss_q4"][-1] == pytest.approx(0.4)
+    assert thinned["loss"][-1] == pytest.approx(sum(1 / step for step in range(5910, 6010, 10)) / 10, abs=1e-5)
+    json.dumps(told)
