@@ -74,6 +74,8 @@ class Trainer:
         self.labels = labels.to(self.device) if getattr(model, "num_classes", None) else None
         self.data_name = getattr(data, "name", type(data).__name__)
         self.model = model.to(self.device)                                # what is saved and averaged
+        if self.device.type == "cpu":  # up to 1.1 times faster (ops.py); only the order in memory changes
+            self.model.to(memory_format=torch.channels_last)
         network = self.ranks.wrap(self.model)                             # what is called: the same weights
         self.network = torch.compile(network) if config.compile else network
         self.emas = [EMA(model, half_life) for half_life in config.ema]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .ops import GroupNorm
+
 
 class TimeEmbedding(nn.Module):
     """Time as a vector: sines and cosines of t (Vaswani et al. 2017, section 3.5), then two linear layers."""
@@ -38,10 +40,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, eps: float, dropout: float):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, eps)
+        self.norm1 = GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_dim, c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps)
+        self.norm2 = GroupNorm(groups, c_out, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -59,7 +61,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, heads: int, groups: int, eps: float):
         super().__init__()
         self.heads = heads
-        self.group_norm = nn.GroupNorm(groups, channels, eps)
+        self.group_norm = GroupNorm(groups, channels, eps)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -156,7 +158,6 @@ class UNet(nn.Module):
         self.config |= {"channel_mults": list(channel_mults), "attention": [bool(yes) for yes in attention], "norm_num_groups": groups}
         widths = [channels * mult for mult in channel_mults]
         check_settings(self.config, widths, groups)
-
         self.image_size, self.in_channels, self.patch_size = image_size, in_channels, patch_size
         self.num_classes, self.augment_dim = num_classes, augment_dim
         time_dim = 4 * channels
@@ -173,7 +174,6 @@ class UNet(nn.Module):
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, time_dim)
 
         self.augment_embedding = zero(nn.Linear(augment_dim, time_dim, bias=False)) if augment_dim else None
-
         self.down_blocks = nn.ModuleList()
         c, kept = channels, [channels]  # channels of x, and of everything kept for the way up
         for i, width in enumerate(widths):
@@ -194,7 +194,7 @@ class UNet(nn.Module):
             self.up_blocks.append(Level(resnets, attentions, upsamplers=[] if i == 0 else [Upsample(width)]))
             c = width
 
-        self.conv_norm_out = nn.GroupNorm(groups, c, norm_eps)
+        self.conv_norm_out = GroupNorm(groups, c, norm_eps)
         self.conv_out = zero(nn.Conv2d(c, out_channels * patch_size**2, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ FILES = sorted(path.stem for path in LIBRARY.glob("*.py"))
 
 # From the heart outwards. A file imports only files to its left.
 ORDER = """
-    schedules unet ops diffusion losses samplers ideal shapes toycats toyreader data augment checkpoint ema runs optimizer classifier
+    schedules ops unet diffusion losses samplers ideal shapes toycats toyreader data augment checkpoint ema runs optimizer classifier
     metrics evaluation config training interchange panels plots widgets progress answers checks_measuring checks __main__
 """.split()
 # Only these may know of notebooks and of curves (panels.py draws with Pillow).

@@ -1,0 +1,57 @@
+"""The one operation that is worth more lines than PyTorch's: GroupNorm's gradient for pictures stored channel by channel last.
+
+Convolutions with few channels are up to 1.7 times faster on a CPU when a pixel's channels lie side by side (channels_last). PyTorch's
+GroupNorm is not: its gradient took 11 ms there instead of 0.8 (32 channels in 8 groups, 32 × 32 pixels, a batch of 32), which
+ate up the gain. The gradient below takes 1.6 ms. `tests/benchmarks/throughput.py` measures whole steps, with and without.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Wu & He 2018, equation 1, forward as PyTorch has it; backward in sums over pixels first, over a group's channels then."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:  # noqa: ANN001
+        b, c, h, w = x.shape
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.groups = groups
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+        x, weight, mean, rstd = ctx.saved_tensors
+        b, c, h, w = x.shape
+        group, count = c // ctx.groups, c // ctx.groups * h * w
+        dy, pixels = (z.permute(0, 2, 3, 1).reshape(b, h * w, c) for z in (dy, x))      # (B, HW, C), no copy: that is how they are stored
+        full = torch.promote_types(x.dtype, torch.float32)                              # sums of bfloat16 need more digits
+        sum_dy = dy.sum(dim=1, dtype=full)                                              # (B, C)
+        sum_dy_x = (dy * pixels if x.dtype == full else dy.to(full) * pixels).sum(dim=1)
+        mean, rstd = mean.to(full), rstd.to(full)                                       # (B, groups)
+
+        def over(per_channel: Tensor) -> Tensor:                                        # (B, C) -> (B, groups)
+            return (per_channel * weight).unflatten(1, (ctx.groups, group)).sum(dim=2)
+
+        def spread(per_group: Tensor) -> Tensor:                                        # (B, groups) -> (B, C)
+            return per_group.repeat_interleave(group, dim=1)
+
+        slope = rstd**3 * (mean * over(sum_dy) - over(sum_dy_x)) / count                # of dx in x
+        offset = -slope * mean - rstd * over(sum_dy) / count
+        dx = pixels * spread(slope)[:, None].to(x.dtype)
+        dx.addcmul_(dy, (spread(rstd) * weight)[:, None].to(x.dtype)).add_(spread(offset)[:, None].to(x.dtype))
+        d_weight = (spread(rstd) * (sum_dy_x - spread(mean) * sum_dy)).sum(dim=0)
+        return dx.unflatten(1, (h, w)).permute(0, 3, 1, 2), d_weight.to(weight.dtype), sum_dy.sum(dim=0).to(weight.dtype), None, None
+
+
+class GroupNorm(nn.GroupNorm):
+    """`torch.nn.GroupNorm`, with the same weights and answers, and a quicker gradient for channels-last pictures on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4 and x.device.type == "cpu" and torch.is_grad_enabled() and not x.is_contiguous() \
+                and x.is_contiguous(memory_format=torch.channels_last):
+            return _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+        return super().forward(x)

@@ -1,0 +1,55 @@
+"""Our own operations against PyTorch's."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lib import UNet
+from diffusion_lib.ops import GroupNorm
+
+
+def randn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def gradients(norm, x, dy):
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    y = norm(x)
+    y.backward(dy)
+    return y.detach(), x.grad, norm.weight.grad, norm.bias.grad
+
+
+@pytest.mark.parametrize("dtype, digits", [(torch.float64, 1e-11), (torch.float32, 2e-4), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("shape, groups", [((3, 32, 8, 8), 8), ((2, 24, 5, 7), 6), ((4, 16, 2, 2), 1), ((2, 16, 4, 4), 16)])
+def test_group_norm_equals_pytorchs_with_its_gradients(shape, groups, dtype, digits):
+    ours, theirs = GroupNorm(groups, shape[1]), nn.GroupNorm(groups, shape[1])
+    for norm in (ours, theirs):
+        norm.weight.data, norm.bias.data = randn(shape[1], seed=1), randn(shape[1], seed=2)
+        norm.double() if dtype == torch.float64 else None
+    x = (randn(*shape, dtype=dtype) * 2 + 0.5).to(memory_format=torch.channels_last)
+    dy = randn(*shape, seed=3, dtype=dtype).to(memory_format=torch.channels_last)
+    for a, b in zip(gradients(ours, x, dy), gradients(theirs, x, dy), strict=True):
+        assert a.dtype == b.dtype and (a - b).abs().max() <= digits * b.abs().max().clamp(min=1)
+
+
+def test_the_quick_gradient_is_the_one_that_runs():
+    x = randn(2, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    assert "_GroupNorm" in type(GroupNorm(4, 16)(x).grad_fn).__name__
+    assert "_GroupNorm" not in type(GroupNorm(4, 16)(randn(2, 16, 4, 4).requires_grad_()).grad_fn).__name__
+
+
+def test_a_whole_network_answers_and_learns_the_same_in_both_layouts():
+    torch.manual_seed(0)
+    plain = UNet(image_size=16, channels=16, channel_mults=(1, 2), attention=(False, True), num_classes=3)
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    x, t, labels = randn(3, 3, 16, 16), torch.tensor([1, 500, 999]), torch.tensor([0, 3, 1])
+    answers = [model(x, t, labels) for model in (plain, last)]
+    torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)
+    for answer in answers:
+        answer.square().mean().backward()
+    for (name, a), b in zip(plain.named_parameters(), last.parameters(), strict=True):
+        assert (a.grad - b.grad).abs().max() <= 1e-3 * a.grad.abs().max() + 1e-7, name
