@@ -30,7 +30,8 @@ class Reference(NamedTuple):
 
     name: where they come from. features: the network that described them. size: in pixels. train, held_out: features (N, F) of the
     pictures trained on and of those never shown to the model. spectra (2, size // 2): power spectra of both, in decibels. verdicts: the
-    classifier's [share called cat, mean probability, n] of the controls. pixels: both sets at 32 px (N, 3072), or None (not saved).
+    classifier's [share called cat, mean probability, n] of the controls; judge: that classifier's sha256. pixels: both sets at 32 px
+    (N, 3072), or None (not saved).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Reference(NamedTuple):
     held_out: Tensor
     spectra: Tensor
     verdicts: dict[str, list[float]]
+    judge: str = ""
     pixels: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -57,14 +59,14 @@ class Reference(NamedTuple):
         verdicts = {what: _verdict(judge, pictures, label) for what, pictures in controls.items() if pictures is not None}
         rows = [in_batches(network, pictures) for pictures in (train, held_out)]
         spectra = torch.stack([power_spectrum(pictures) for pictures in (train, held_out)])
-        return cls(name, features, train.shape[-1], *rows, spectra, verdicts, (small(train), small(held_out)))
+        return cls(name, features, train.shape[-1], *rows, spectra, verdicts, _mark(judge), (small(train), small(held_out)))
 
     def save(self, path: Path) -> None:
         """Two files: PATH.safetensors (features in float16) and PATH.json."""
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = {"train": self.train.half(), "held_out": self.held_out.half(), "spectra": self.spectra.float()}
         save_file(rows, path.with_suffix(".safetensors"))
-        told = {"name": self.name, "features": self.features, "size": self.size, "verdicts": self.verdicts}
+        told = {"name": self.name, "features": self.features, "size": self.size, "verdicts": self.verdicts, "judge": self.judge}
         path.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -105,6 +107,10 @@ def small(pictures: Tensor) -> Tensor:
     return in_batches(rows, pictures)
 
 
+def _mark(judge: nn.Module) -> str:
+    return getattr(judge, "card", {}).get("sha256", "")
+
+
 def _verdict(judge: nn.Module, pictures: Tensor, label: int) -> list[float]:
     share, mean = called(in_batches(lambda x: judge(x).softmax(1), pictures), label, "", n=len(pictures))
     return [round(share.value, 4), round(mean.value, 4), len(pictures)]
@@ -128,13 +134,15 @@ def evaluate(samples: Tensor, reference: Reference, *, n: int, judge: nn.Module 
         measures.append(nearest(small(samples), *reference.pixels, n=n, what="pixels"))
     measures.append(spectral(samples, *reference.spectra, n=n))
     share, mean = called(in_batches(lambda x: judge(x).softmax(1), samples), label, CLASSES[label], n=n)
-    told = {what: verdict for what, verdict in reference.verdicts.items() if what != "held-out pictures"}
+    told, real = {}, (None, None)
+    if _mark(judge) == reference.judge:  # what another classifier says of real cats is no floor for this one
+        told = {what: verdict for what, verdict in reference.verdicts.items() if what != "held-out pictures"}
+        real = reference.verdicts["held-out pictures"]
     if control is not None:
         told["unconditional samples"] = _verdict(judge, check_pictures(control, len(control), "the control"), label)
-    real = reference.verdicts["held-out pictures"]
     for measure, place in ((share, 0), (mean, 1)):
         note = ", ".join(f"{what} {verdict[place]:.2f}" for what, verdict in told.items())
-        measures.append(measure._replace(floor=real[place], note=note))
+        measures.append(measure._replace(floor=real[place], note=note or "controls: measure with --data folder:… to have this judge's"))
     return measures
 
 

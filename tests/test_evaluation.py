@@ -117,6 +117,13 @@ def test_every_measure_has_value_interval_and_floor(tiny):
     assert "unconditional samples" in measures[-1].note and "noise" in measures[-1].note
 
 
+def test_another_judges_controls_are_no_floor(tiny, tmp_path):
+    torch.manual_seed(1)
+    save_classifier(tmp_path / "other", PlainNet((8, 8, 16)), {})
+    measures = evaluate(photos(50, seed=5), reference(tiny), n=50, judge=load_classifier(tmp_path / "other"))
+    assert [measure.floor for measure in measures[-2:]] == [None, None] and "folder:" in measures[-1].note
+
+
 def test_pictures_of_another_size_are_refused(tiny):
     with pytest.raises(ValueError, match="16 px.*32 px"):
         evaluate(photos(50, 16), reference(tiny), n=50, judge=load_classifier(tiny))
