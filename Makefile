@@ -17,7 +17,7 @@ help:
 	@echo "make site        the notebooks as static pages in site/, for reading without Python or a network"
 	@echo "make badges REPOSITORY=owner/name   badges for Colab and Binder, once this is published there"
 	@echo "make figures     draw the README's pictures again, from the shipped weights"
-	@echo "make references  describe the real pictures in data/ again, for the notebooks to compare with"
+	@echo "make references  describe the pictures in data/ and the samples of runs/cats32 again, for the notebooks to compare with"
 	@echo "make lint        ruff, notebooks included"
 	@echo "make clean       remove .venv and caches"
 
@@ -68,7 +68,7 @@ figures: setup
 
 references: setup
 	@$(VENV)/python .ci/make_references.py real
-	@$(VENV)/python .ci/make_references.py samples cats32
+	@$(VENV)/python .ci/make_references.py samples runs/cats32
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info site class
