@@ -4,7 +4,7 @@ Needs data/ (the photographs) and the shipped models. Only descriptions are kept
 pictures. Notebooks 06 and 07 and `evaluate --data reference:cats32` read them.
 
     python .ci/make_references.py real        after the classifier has changed (minutes)
-    python .ci/make_references.py samples runs/cats32     after cats32 has changed (ten minutes; raw weights are in run folders only)
+    python .ci/make_references.py samples runs/cats32     after cats32 has changed (five minutes; raw weights are in run folders only)
 """
 
 import sys
@@ -29,9 +29,9 @@ REAL = {
     "cats128": ("folder:data/cats128#train", 128),
 }
 SAMPLES = {  # name -> (sampler, steps, weights, how many)
-    "ema": ("dpm_solver_pp", 20, "ema_1", 1500), "raw": ("dpm_solver_pp", 20, "model", 400),
-    "evaluations_5": ("dpm_solver_pp", 5, "ema_1", 400), "evaluations_10": ("dpm_solver_pp", 10, "ema_1", 400),
-    "evaluations_50": ("dpm_solver_pp", 50, "ema_1", 400),
+    "ema": ("dpm_solver_pp", 20, "ema_1", 1200), "raw": ("dpm_solver_pp", 20, "model", 300),
+    "evaluations_5": ("dpm_solver_pp", 5, "ema_1", 300), "evaluations_10": ("dpm_solver_pp", 10, "ema_1", 300),
+    "evaluations_50": ("dpm_solver_pp", 50, "ema_1", 300),
 }
 
 

@@ -227,8 +227,8 @@ def fingerprint(images: Tensor) -> str:
 def card(run: Path | str, state: dict, points: int = 60) -> dict:
     """What a shipped model tells about itself: data, settings, work, machine, its thinned log.
 
-    run: the run folder. What lies in it as trials.json (the short trials that chose the settings) and report.json (what `evaluate
-    --json` wrote) goes in too. state: its checkpoint's.
+    run: the run folder. What lies in it as trials.json (the short trials that chose the settings), report.json (what `evaluate --json`
+    wrote) and independent.json (the same with --judge) goes in too. state: its checkpoint's.
     """
     run = Path(run)
     log = list(CsvLog.read(run / "log.csv"))
@@ -245,7 +245,7 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "weights": "ema_1 (the long average), stored in float16", "log": thinned,
     }
-    for name in ("trials", "report"):
+    for name in ("trials", "report", "independent"):
         if (run / f"{name}.json").exists():
             told[name] = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
     return told
