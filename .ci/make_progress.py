@@ -1,4 +1,4 @@
-"""Grids of the same sixteen seeds at six moments of two runs: figures/progress. `python .ci/make_progress.py runs` (needs both run folders)."""
+"""Grids of the same sixteen seeds at six moments of two runs, figures/progress: `python .ci/make_progress.py runs` (needs both folders)."""
 
 import sys
 from pathlib import Path

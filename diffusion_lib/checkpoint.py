@@ -165,7 +165,8 @@ def _rebuild(config: dict, diffusion: dict, weights: dict, source: object, info:
     except TypeError as error:
         raise ValueError(f"{source} describes a network that this version cannot build ({error}); update the library") from error
     load_weights(model, {key: value.float() for key, value in weights.items()}, source)
-    return Pretrained(model.eval().requires_grad_(False), GaussianDiffusion.from_state_dict(diffusion), info)
+    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a sixth faster on a CPU, see ops.py
+    return Pretrained(model, GaussianDiffusion.from_state_dict(diffusion), info)
 
 
 def load_model(checkpoint: str | Path, which: str = "ema_1") -> Pretrained:
