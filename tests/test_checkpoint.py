@@ -422,7 +422,8 @@ def test_what_really_ships_is_whole_and_has_a_full_card() -> None:
     names = checkpoint.shipped_models()
     assert "toycats32" in names
     files = {f"{name}.{ending}" for name in names for ending in ("json", "safetensors")}
-    assert {path.name for path in checkpoint.WEIGHTS.iterdir()} == {"register.json", *files}
+    assert {path.name for path in checkpoint.WEIGHTS.iterdir()} == {
+        "register.json", "classifier.json", "classifier.safetensors", "references", *files}
     for name in names:
         model, diffusion, card = checkpoint.load_pretrained(name)
         assert all(torch.isfinite(p).all() for p in model.parameters())
