@@ -191,6 +191,7 @@ class Inception:
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
+        """Features (B, 2048) of pictures (B, 3, H, W), floats in [-1, 1]."""
         return self.network(to_uint8(pictures))[0]
 
 
@@ -202,8 +203,8 @@ class Clip:
 
     MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(self, model: nn.Module | None = None, name: str = "openai/clip-vit-base-patch32"):
-        self.model = model or self._load(name)
+    def __init__(self, model: nn.Module | None = None, tokenizer: Callable | None = None, name: str = "openai/clip-vit-base-patch32"):
+        self.model, self.tokenizer, self.name = model or self._load(name), tokenizer, name
 
     @staticmethod
     def _load(name: str) -> nn.Module:
@@ -221,8 +222,18 @@ class Clip:
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
+        """Features (B, F) of pictures (B, 3, H, W), floats in [-1, 1]."""
         size = self.model.config.vision_config.image_size
         pixels = F.interpolate(pictures.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1).add(1).div(2)
         mean, std = (torch.tensor(values)[:, None, None].to(pixels) for values in (self.MEAN, self.STD))
         rows = self.model.get_image_features(pixel_values=(pixels - mean) / std)
+        return F.normalize(getattr(rows, "pooler_output", rows), dim=1)
+
+    @torch.no_grad()
+    def texts(self, prompts: list[str]) -> Tensor:
+        """Features (N, F) of texts, comparable with those of pictures."""
+        if self.tokenizer is None:
+            from transformers import CLIPTokenizer
+            self.tokenizer = CLIPTokenizer.from_pretrained(self.name)
+        rows = self.model.get_text_features(**self.tokenizer(prompts, padding=True, return_tensors="pt"))
         return F.normalize(getattr(rows, "pooler_output", rows), dim=1)

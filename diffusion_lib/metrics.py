@@ -264,3 +264,23 @@ def called(probabilities: Tensor, label: int, name: str, *, n: int) -> tuple[Mea
     share, mean = float((rows.argmax(dim=1) == label).double().mean()), float(rows[:, label].mean())
     error = 2 * float(rows[:, label].std()) / math.sqrt(n)
     return Measure(f"called {name}", share, *wilson(share, n), n), Measure(f"probability of {name}", mean, mean - error, mean + error, n)
+
+
+# Hessel et al. 2021, "CLIPScore", equation 1, without its factor and with the control that it lacks
+def matched(pictures: Tensor, texts: Tensor, *, n: int, seed: int = 0) -> tuple[Measure, Measure]:
+    """Mean cosine between n pictures and their texts, and between the same pictures and shuffled texts: only the difference counts.
+
+    pictures, texts: features (N, F) of one network, row i of both belonging together. Both intervals are two standard errors; a
+    shuffled text is never a picture's own, though it may say the same. Raises ValueError for rows that do not pair.
+    """
+    rows, words = _features(pictures, n, "the pictures"), _features(texts, n, "the texts")
+    if rows.shape != words.shape:
+        raise ValueError(f"pictures have {rows.shape[1]} features, texts {words.shape[1]}; take both from one network")
+    rows, words = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-12) for x in (rows, words))
+    shift = 1 + int(torch.randint(n - 1, (), generator=torch.Generator().manual_seed(seed)))
+    found = []
+    for name, against in (("likeness to its text", words), ("likeness to a shuffled text", words.roll(shift, dims=0))):
+        cosines = (rows * against).sum(dim=1)
+        value, error = float(cosines.mean()), 2 * float(cosines.std()) / math.sqrt(n)
+        found.append(Measure(name, value, value - error, value + error, n))
+    return found[0]._replace(floor=found[1].value, note="beside it, not real pictures but shuffled texts"), found[1]

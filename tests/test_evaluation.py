@@ -150,9 +150,17 @@ def test_clip_features_of_a_tiny_random_clip():
     settings = transformers.CLIPConfig(text_config={**sizes, "vocab_size": 20}, vision_config={**sizes, "image_size": 24, "patch_size": 8},
                                        projection_dim=12)
     torch.manual_seed(0)
-    rows = Clip(transformers.CLIPModel(settings).eval()).features(torch.rand(3, 3, 32, 32) * 2 - 1)
-    assert rows.shape == (3, 12)
+    def tokenizer(prompts, padding, return_tensors):
+        assert padding and return_tensors == "pt"
+        ids = torch.tensor([[1, len(prompt) % 17 + 2, 19] for prompt in prompts])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    clip = Clip(transformers.CLIPModel(settings).eval(), tokenizer)
+    rows, words = clip.features(torch.rand(3, 3, 32, 32) * 2 - 1), clip.texts(["a cat", "a white cat", "a cat on a mat"])
+    assert rows.shape == words.shape == (3, 12)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(words.norm(dim=1), torch.ones(3))
+    assert not torch.allclose(words[0], words[1])
 
 
 @pytest.mark.parametrize("name, says", [("inception", "weights-inception-2015-12-05-6726825d.pth into"),

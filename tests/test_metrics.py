@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 
 from diffusion_lib import metrics
-from diffusion_lib.metrics import called, frechet, kernel, nearest, power_spectrum, precision_recall, spectral, wilson
+from diffusion_lib.metrics import called, frechet, kernel, matched, nearest, power_spectrum, precision_recall, spectral, wilson
 
 
 def randn(*shape, seed=0):
@@ -180,6 +180,19 @@ def test_called_counts_first_choices():
     rows = torch.tensor([[0.6, 0.4], [0.2, 0.8], [0.9, 0.1], [0.3, 0.7]])
     share, mean = called(rows, 1, "cat", n=4)
     assert share.value == 0.5 and mean.value == pytest.approx(0.5) and share.low < 0.5 < share.high
+
+
+def test_matched_texts_beat_shuffled_ones_and_unrelated_ones_do_not():
+    texts = randn(60, 8)
+    own, shuffled = matched(texts + 0.3 * randn(60, 8, seed=1), texts, n=60)
+    assert own.low > 0.8 and shuffled.low <= 0 <= shuffled.high and own.floor == shuffled.value
+    own, shuffled = matched(randn(60, 8, seed=2), texts, n=60)
+    assert own.low <= shuffled.value
+    pictures = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    own, shuffled = matched(pictures, pictures, n=2)
+    assert own.value == 1 and shuffled.value == 0
+    with pytest.raises(ValueError, match="one network"):
+        matched(randn(9, 8), randn(9, 4), n=9)
 
 
 # -- unusable input ------------------------------------------------------------------------------------------------------------
