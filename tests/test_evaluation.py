@@ -147,8 +147,8 @@ def test_inception_features_through_its_interface():
 def test_clip_features_of_a_tiny_random_clip():
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    settings = transformers.CLIPConfig(text_config={**sizes, "vocab_size": 20}, vision_config={**sizes, "image_size": 24, "patch_size": 8},
-                                       projection_dim=12)
+    words = {**sizes, "vocab_size": 20, "bos_token_id": 1, "eos_token_id": 19}
+    settings = transformers.CLIPConfig(text_config=words, vision_config={**sizes, "image_size": 24, "patch_size": 8}, projection_dim=12)
     torch.manual_seed(0)
     def tokenizer(prompts, padding, return_tensors):
         assert padding and return_tensors == "pt"
