@@ -238,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--judge", help="path of the classifier that says what is a cat (the shipped one)")
     p.add_argument("--called", default="cat", help="the class that samples should show")
     p.add_argument("--json", help="write the measures here as well")
-    p.set_defaults(run=evaluate, command=p)
+    p.set_defaults(run=evaluate, command=p, sampler="dpm_solver_pp", steps=20)  # a thousand samples: the quickest that is good
 
     p = commands.add_parser("export", help="write a model for diffusers")
     p.add_argument("checkpoint")
