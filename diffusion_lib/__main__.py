@@ -191,6 +191,20 @@ def export(arguments: argparse.Namespace) -> None:
     print(f"written to {arguments.out}")
 
 
+def drawing(sampler: str, steps: int) -> argparse.ArgumentParser:
+    """The flags that sample and evaluate share."""
+    p = argparse.ArgumentParser(add_help=False)
+    p.add_argument("checkpoint", help="a run folder, a file in it, or a shipped model (toycats32)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the first picture; the others follow")
+    p.add_argument("--sampler", choices=sorted(SAMPLERS), default=sampler)
+    p.add_argument("--steps", type=int, default=steps)
+    p.add_argument("--class", dest="label", type=int, help="class to ask for (class-conditional models)")
+    p.add_argument("--guidance", type=float, default=1.0, help="guidance scale: 0 ignores the class, 1 asks, more insists")
+    p.add_argument("--batch-size", type=int, default=64)
+    p.add_argument("--device", default="auto")
+    return p
+
+
 def parser() -> argparse.ArgumentParser:
     """All flags of all commands."""
     top = argparse.ArgumentParser(prog="python -m diffusion_lib", description="Train diffusion models and draw with them.")
@@ -211,17 +225,7 @@ def parser() -> argparse.ArgumentParser:
     p.epilog = "Any other setting: --PART.NAME VALUE, as in --model.channels 48 or --train.weighting min_snr; --print_config shows all."
     p.set_defaults(run=train, command=p)
 
-    drawing = argparse.ArgumentParser(add_help=False)  # what sample and evaluate share
-    drawing.add_argument("checkpoint", help="a run folder, a file in it, or a shipped model (toycats32)")
-    drawing.add_argument("--seed", type=int, default=0, help="seed of the first picture; the others follow")
-    drawing.add_argument("--sampler", choices=sorted(SAMPLERS), default="ddim")
-    drawing.add_argument("--steps", type=int, default=50)
-    drawing.add_argument("--class", dest="label", type=int, help="class to ask for (class-conditional models)")
-    drawing.add_argument("--guidance", type=float, default=1.0, help="guidance scale: 0 ignores the class, 1 asks, more insists")
-    drawing.add_argument("--batch-size", type=int, default=64)
-    drawing.add_argument("--device", default="auto")
-
-    p = commands.add_parser("sample", help="draw pictures", parents=[drawing])
+    p = commands.add_parser("sample", help="draw pictures", parents=[drawing("ddim", 50)])
     p.add_argument("--n", type=int, default=64, help="number of pictures")
     p.add_argument("--out", help="folder for one PNG a sample, named by its seed")
     p.add_argument("--grid", help="one PNG with all samples")
@@ -230,7 +234,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scale", type=int, default=1, help="screen pixels per picture pixel in the grid")
     p.set_defaults(run=sample, command=p)
 
-    p = commands.add_parser("evaluate", help="measure samples against real pictures", parents=[drawing])
+    p = commands.add_parser("evaluate", help="measure samples against real pictures",
+                            parents=[drawing("dpm_solver_pp", 20)])  # a thousand samples: the quickest that is good
     p.add_argument("--data", required=True, help="the real pictures: folder:PATH, another source of train's, or reference:cats32 (shipped)")
     p.add_argument("--held-out", help="real pictures never trained on; left out: #held_out beside #train, test/ beside train/")
     p.add_argument("--n", type=int, default=1000, help="number of samples")
@@ -238,7 +243,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--judge", help="path of the classifier that says what is a cat (the shipped one)")
     p.add_argument("--called", default="cat", help="the class that samples should show")
     p.add_argument("--json", help="write the measures here as well")
-    p.set_defaults(run=evaluate, command=p, sampler="dpm_solver_pp", steps=20)  # a thousand samples: the quickest that is good
+    p.set_defaults(run=evaluate, command=p)
 
     p = commands.add_parser("export", help="write a model for diffusers")
     p.add_argument("checkpoint")
