@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from diffusion_lib import evaluation
-from diffusion_lib.__main__ import main
+from diffusion_lib.__main__ import main, parser
 from diffusion_lib.classifier import CLASSES, Classifier, PlainNet, at_32, load_classifier, save_classifier, train_classifier
 from diffusion_lib.data import ImageData
 from diffusion_lib.evaluation import Clip, Inception, Reference, evaluate, feature_network, real_pictures
@@ -202,6 +202,12 @@ def test_the_command_prints_and_writes_every_measure(tiny, tmp_path, capsys, mon
     printed, told = capsys.readouterr().out, json.loads(report.read_text())
     assert len(told["measures"]) == 8 and all(measure["name"] in printed for measure in told["measures"])
     assert told["measures"][0]["n"] == 20 and told["checkpoint"] == "toycats32"
+
+
+def test_evaluate_and_sample_have_their_own_defaults():
+    evaluate, sample = parser().parse_args(["evaluate", "x", "--data", "y"]), parser().parse_args(["sample", "x"])
+    assert (evaluate.sampler, evaluate.steps, evaluate.n) == ("dpm_solver_pp", 20, 1000)
+    assert (sample.sampler, sample.steps, sample.n) == ("ddim", 50, 64)
 
 
 @pytest.mark.parametrize("flags, says", [
