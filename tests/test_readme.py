@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from diffusion_lib import SAMPLERS, load_pretrained
-from diffusion_lib.__main__ import parser
+from diffusion_lib.__main__ import changes, parser
 from diffusion_lib.config import override, read_config, resolve
 from diffusion_lib.data import SOURCES
 
@@ -94,11 +94,15 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", commands())
 def test_every_command_line_is_understood(command: str, capsys: pytest.CaptureFixture) -> None:
     try:
-        arguments = parser().parse_args(shlex.split(command, comments=True))
-    except SystemExit:
-        pytest.fail(capsys.readouterr().err)
+        arguments, rest = parser().parse_known_args(shlex.split(command, comments=True))
+        changed = changes(rest, arguments.command)
+    except (SystemExit, ValueError) as error:
+        pytest.fail(capsys.readouterr().err or str(error))
     if hasattr(arguments, "config"):
-        resolve(read_config(arguments.config), arguments.config)
+        config = read_config(arguments.config)
+        for setting, value in changed:
+            config = override(config, setting, value)
+        resolve(config, arguments.config)
 
 
 def test_flags_in_prose_exist() -> None:
@@ -173,6 +177,6 @@ def test_numbers_are_filled_in() -> None:
 
 
 def test_the_size_of_the_shipped_model_is_told_truly() -> None:
-    (said,) = re.findall(r"\((\d+\.\d) million weights\)", README)
+    (said,) = re.findall(r"\((\d+\.\d) million weights", README)
     count = sum(p.numel() for p in load_pretrained("cats32").model.parameters())
     assert float(said) == round(count / 1e6, 1), count
