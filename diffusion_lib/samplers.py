@@ -82,6 +82,9 @@ class _Noise:
 
 def _guess(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip: bool) -> Tensor:
     """x̂_0 (B, C, H, W): one network evaluation, clipped to [-1, 1] if asked."""
+    says = getattr(getattr(model, "diffusion", diffusion), "prediction", diffusion.prediction)  # IdealDenoiser knows its language
+    if says != diffusion.prediction:
+        raise ValueError(f"the model predicts {says!r}, the diffusion reads {diffusion.prediction!r}; make both with one GaussianDiffusion")
     batch_t = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
     output = model(x_t, batch_t)
     if output.shape != x_t.shape:

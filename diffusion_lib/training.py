@@ -138,7 +138,7 @@ class Trainer:
             labels = self.labels[batch.index.to(self.device)].masked_fill(batch.drop.to(self.device), self.model.num_classes)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             return noise_prediction_loss(self.diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
-                                         weighting=self.config.weighting, reduction="none")
+                                         weighting=self.config.weighting, gamma=self.config.gamma, reduction="none")
 
     def train_step(self) -> float:
         """One step of DDPM's algorithm 1: draw, noise, predict, descend. Returns the loss.

@@ -211,3 +211,6 @@ def test_bad_input_is_refused(refuses, pictures):
         ideal(pictures[:1], torch.tensor([10]))
     with refuses(ValueError, "3 timesteps", "2 pictures"):
         ideal(pictures[:2], torch.tensor([1, 2, 3]))
+    for sampler in SAMPLERS.values():
+        with refuses(ValueError, "predicts 'epsilon'", "reads 'v'", "one GaussianDiffusion"):
+            last_step(sampler(GaussianDiffusion(linear_beta_schedule(10), "v"), ideal, (2, 3, 8, 8), steps=2))

@@ -76,7 +76,7 @@ class NotANumber(nn.Module):
     ("seed", -1, "at least 0"), ("seed", 0.5, "whole number"),
     ("learning_rate", 0, "above 0"), ("learning_rate", -0.1, "above 0"), ("learning_rate", math.nan, "above 0"),
     ("learning_rate", math.inf, "above 0"), ("learning_rate", "1e-3", "1.0e-3"),  # what YAML makes of 1e-3
-    ("grad_clip", 0, "above 0"), ("grad_clip", math.nan, "above 0"),
+    ("grad_clip", 0, "above 0"), ("grad_clip", math.nan, "above 0"), ("gamma", 0, "above 0"), ("gamma", math.inf, "above 0"),
     ("weight_decay", -1, "at least 0"), ("weight_decay", math.nan, "at least 0"),
     ("label_drop", -0.1, "between 0 and 1"), ("label_drop", 1.1, "between 0 and 1"), ("label_drop", "a tenth", "number"),
     ("final_learning_rate", 2, "between 0 and 1"), ("final_learning_rate", math.nan, "between 0 and 1"),
@@ -360,6 +360,17 @@ def test_it_learns_twelve_pictures(toy_images: torch.Tensor, prediction: str) ->
     x_0 = to_float(toy_images[batch.index])
     with torch.no_grad():
         assert noise_prediction_loss(t.diffusion, t.ema_model, x_0, batch.t, batch.noise, weighting=weighting) < 0.7 * first
+
+
+def test_gamma_decides_which_timesteps_count(trainer) -> None:
+    """A low gamma leaves the noisy timesteps as they are and makes the clean ones count less."""
+    batch = trainer().draw(0)
+    with torch.no_grad():
+        high, low = (trainer(weighting="min_snr", gamma=gamma).loss(batch) for gamma in (5.0, 0.1))
+    snr = trainer().diffusion.snr(batch.t)
+    expected = snr.clamp(max=0.1) / snr.clamp(max=5.0)
+    assert (expected < 0.05).any() and (expected == 1).any()
+    assert torch.allclose((low / high).double(), expected, rtol=1e-4)
 
 
 # -- losses that are not numbers -----------------------------------------------------------------------------------------
