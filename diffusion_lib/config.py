@@ -91,7 +91,7 @@ class TrainConfig(Settings):
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="a number of at least 0")
     grad_clip: float = positive(1.0)  # largest norm of the gradient
     weighting: str = one_of("uniform", WEIGHTINGS)  # of the loss
-    gamma: float = positive(5.0)  # of min_snr: above this SNR a timestep counts no more than at it; lower for larger pictures (cats128.yaml)
+    gamma: float = positive(5.0)  # of min_snr: timesteps with a higher SNR count no more than one with this; lower for large pictures
     label_drop: float = share(0.1)  # share of labels replaced by "no class" (for guidance; unused without classes)
     flip: bool = Field(True, description="true or false")  # mirror every other picture
     augment: float = share(0.0)  # chance of each change of augment.py, which the network is told (model.augment_dim 5); for few pictures
