@@ -11,7 +11,9 @@ __version__ = "0.1.0"
 
 # module -> the names it offers here
 _EXPORTS = {
-    "schedules": ("cosine_beta_schedule", "linear_beta_schedule", "make_betas", "rescale_zero_terminal_snr", "sigmoid_beta_schedule"),
+    "schedules": (
+        "cosine_beta_schedule", "linear_beta_schedule", "make_betas", "rescale_zero_terminal_snr", "shift_snr", "sigmoid_beta_schedule",
+    ),
     "unet": ("UNet",),
     "diffusion": ("GaussianDiffusion",),
     "losses": ("loss_per_timestep", "min_snr_weight", "noise_prediction_loss"),

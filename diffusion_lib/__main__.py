@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .checkpoint import Pretrained, load_model, ship
+from .checkpoint import Pretrained, load_model, ship, start_from
 from .config import RunConfig, as_yaml, nearest, override, read_config, resolve
 from .data import load_data, to_uint8
 from .runs import CsvLog, card, pick_device
@@ -54,11 +54,9 @@ class SampleGrid:
 def settings(arguments: argparse.Namespace) -> RunConfig:
     """The config file, with what the command line changes in it. Raises ValueError for a name or value that does not exist."""
     config = read_config(arguments.config)
-    for name in SHORT:
+    for name in ("data", "init", *SHORT):
         if (value := getattr(arguments, name)) is not None:
-            config = override(config, f"train.{name}", value)
-    if arguments.data is not None:
-        config = override(config, "data", arguments.data)
+            config = override(config, f"train.{name}" if name in SHORT else name, value)
     for setting, value in arguments.changes:
         config = override(config, setting, value)
     return resolve(config, arguments.config)
@@ -76,6 +74,9 @@ def train(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out or f"runs/{Path(arguments.config).stem}")
     if not arguments.resume and any((out / "checkpoints").glob("step_*")):
         raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+    if config.init and not arguments.resume:
+        new = start_from(model, load_model(config.init).model)
+        print(f"starting from the weights of {config.init}{f', all but {len(new)} (first: {new[0]})' if new else ''}", flush=True)
     data = load_data(config.data, model.image_size)
     trainer = Trainer(model, diffusion, data, config.train, out=out, callbacks=[SampleGrid(config.train.sample_every)])
     trainer.origin = config.model_dump(mode="json")
@@ -213,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("train", help="train a model as a config says")
     p.add_argument("--config", required=True, help="a config that ships (toycats32) or the path of a .yaml file")
     p.add_argument("--data", help="toycats, cifar10[:cat,dog], oxford_cats or folder:PATH; left out, the config's")
+    p.add_argument("--init", metavar="CHECKPOINT", help="start from its weights, where they fit, instead of chance (fine-tuning)")
     p.add_argument("--steps", type=int, help="optimiser steps of the whole run")
     p.add_argument("--seed", type=int)
     p.add_argument("--batch-size", type=int, help="pictures a step, over all devices")

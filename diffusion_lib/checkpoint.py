@@ -159,6 +159,31 @@ def load_weights(model: nn.Module, weights: dict, source: object) -> None:
     model.load_state_dict(weights)
 
 
+def start_from(model: nn.Module, other: nn.Module) -> list[str]:
+    """Fine-tuning: copy those weights of `other` into `model` that have the same name and shape. Returns the names of those left new.
+
+    A network for pixels becomes one for patches (patch_size): the first convolution sees the mean of each patch, the last one answers
+    the same for all its pixels. Raises ValueError if less than half of the network fits.
+    """
+    own, theirs, new = model.state_dict(), other.state_dict(), []
+    for name, weight in own.items():
+        there = theirs.get(name)
+        if there is not None and there.shape != weight.shape and (times := len(weight.flatten()) // len(there.flatten())) > 1:
+            if name == "conv_in.weight":
+                there = there.repeat_interleave(times, dim=1) / times
+            elif name.startswith("conv_out."):
+                there = there.repeat_interleave(times, dim=0)
+        if there is None or there.shape != weight.shape:
+            new.append(name)
+        else:
+            weight.copy_(there)
+    fits = 1 - sum(own[name].numel() for name in new) / sum(weight.numel() for weight in own.values())
+    if fits < 0.5:
+        raise ValueError(f"only {fits:.0%} of this network's weights have their like in the one to start from; "
+                         f"make it like that one: {other.config}")
+    return new
+
+
 def _rebuild(config: dict, diffusion: dict, weights: dict, source: object, info: dict) -> Pretrained:
     try:
         model = UNet(**config)

@@ -121,11 +121,12 @@ class DiffusionConfig(Settings):
     schedule: str = one_of("cosine", tuple(SCHEDULES))
     T: int = whole(1000, 1)
     prediction: str = one_of("v", ("epsilon", "x0", "v"))
+    snr_factor: float = positive(1.0)  # of the signal-to-noise ratio at every t; 1/k² for pictures k times as wide as the schedule's
     zero_terminal_snr: bool = Field(False, description="true or false")
 
     def build(self) -> GaussianDiffusion:
         """The process itself. Raises ValueError for settings that do not go together (zero terminal SNR with epsilon)."""
-        betas = make_betas(self.schedule, self.T, zero_terminal_snr=self.zero_terminal_snr)
+        betas = make_betas(self.schedule, self.T, snr_factor=self.snr_factor, zero_terminal_snr=self.zero_terminal_snr)
         return GaussianDiffusion(betas, self.prediction)
 
 
@@ -140,6 +141,7 @@ class RunConfig(Settings):
     """A whole run: `python -m diffusion_lib train --config NAME`."""
 
     data: str = Field("toycats", description="toycats, cifar10[:cat,dog], oxford_cats or folder:PATH")
+    init: str = Field("", description="a checkpoint or the name of a shipped model, whose weights training starts from")
     diffusion: DiffusionConfig = DiffusionConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

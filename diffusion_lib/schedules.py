@@ -95,6 +95,20 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     return 1 - alphas
 
 
+def shift_snr(betas: Tensor, factor: float) -> Tensor:
+    """Multiply every timestep's signal-to-noise ratio by `factor` (Hoogeboom et al. 2023, "simple diffusion", section 3.1).
+
+    The mean of k x k neighbouring pixels has 1/k² of their noise: a schedule made for small pictures hides as much of ones k times
+    as wide with factor 1/k². betas (T,) in (0, 1]. Returns betas (T,), float64. Raises ValueError unless factor > 0.
+    """
+    if not 0 < factor < math.inf:
+        raise ValueError(f"the factor of the signal-to-noise ratio must be above 0, not {factor}; 1/16 suits pictures 4 times as wide")
+    alphas_cumprod = torch.cumprod(1 - betas.double(), dim=0)
+    shifted = factor * alphas_cumprod / (factor * alphas_cumprod + 1 - alphas_cumprod)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), shifted[:-1]])
+    return 1 - shifted / before
+
+
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "linear": linear_beta_schedule,
     "cosine": cosine_beta_schedule,
@@ -102,12 +116,13 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def make_betas(name: str, T: int = 1000, *, zero_terminal_snr: bool = False) -> Tensor:
+def make_betas(name: str, T: int = 1000, *, snr_factor: float = 1.0, zero_terminal_snr: bool = False) -> Tensor:
     """Betas (T,) of the schedule called `name` ("linear", "cosine" or "sigmoid"), as a config file names it.
 
-    Raises ValueError for an unknown name, listing the known ones.
+    snr_factor: see shift_snr(). Raises ValueError for an unknown name, listing the known ones.
     """
     if name not in SCHEDULES:
         raise ValueError(f"unknown beta schedule {name!r}; known are {', '.join(SCHEDULES)}")
     betas = SCHEDULES[name](T)
+    betas = betas if snr_factor == 1 else shift_snr(betas, snr_factor)
     return rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,16 @@ import torch
 from torch import nn
 
 from diffusion_lib import GaussianDiffusion, UNet, checkpoint, cosine_beta_schedule
-from diffusion_lib.checkpoint import Pretrained, load_checkpoint, load_model, load_weights, newest_checkpoint, save_checkpoint, ship
+from diffusion_lib.checkpoint import (
+    Pretrained,
+    load_checkpoint,
+    load_model,
+    load_weights,
+    newest_checkpoint,
+    save_checkpoint,
+    ship,
+    start_from,
+)
 
 ROOT = Path(__file__).parents[1]
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has threads, which only Linux forgives")
@@ -429,3 +439,37 @@ def test_what_really_ships_is_whole_and_has_a_full_card() -> None:
         assert all(torch.isfinite(p).all() for p in model.parameters())
         assert {"data", "train", "steps", "images_seen", "seconds", "machine", "weights", "model", "diffusion"} <= set(card)
         assert card["images_seen"] == card["steps"] * card["train"]["batch_size"]
+
+
+# -- fine-tuning ---------------------------------------------------------------------------------------------------------
+
+
+def test_starting_from_an_equal_network_copies_everything() -> None:
+    one, other = tiny_unet(1), tiny_unet(2)
+    assert start_from(one, other) == [] and equal(one.state_dict(), other.state_dict())
+
+
+def test_a_network_for_patches_starts_as_the_one_for_pixels() -> None:
+    """On pictures whose patches are of one colour, it answers exactly what the other does, enlarged."""
+    small, large = tiny_unet(1), tiny_unet(2, image_size=32, patch_size=4)
+    assert start_from(large, small) == []
+    x, t = torch.randn((3, 3, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([0, 5, 19])
+    enlarge = torch.nn.Upsample(scale_factor=4)
+    with torch.no_grad():
+        expected, answer = enlarge(small(x, t)), large(enlarge(x), t)
+    assert expected.std() > 0.05 and (answer - expected).abs().max() < 1e-5
+
+
+def test_what_has_no_like_stays_new_and_is_named() -> None:
+    one, other = tiny_unet(1, augment_dim=5, num_classes=3), tiny_unet(2)
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    new = start_from(one, other)
+    assert sorted(new) == ["augment_embedding.weight", "class_embedding.weight"]
+    assert all(torch.equal(one.state_dict()[name], before[name]) for name in new)
+    assert all(torch.equal(one.state_dict()[name], value) for name, value in other.state_dict().items())
+
+
+def test_too_different_a_network_is_refused(refuses: Callable) -> None:
+    for changes in ({"channels": 16}, {"channel_mults": (1, 4)}):
+        with refuses(ValueError, "% of this network's weights", "'channels': 8"):
+            start_from(tiny_unet(1, **changes), tiny_unet(2))

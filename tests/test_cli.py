@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from diffusion_lib.__main__ import main
+from diffusion_lib.checkpoint import load_model
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -100,6 +101,23 @@ def test_resuming_with_other_settings_is_refused_or_said_explicitly(run: Path, c
     assert "--allow-changes" in fails(capsys, "train", "--config", config, "--out", run, "--resume", "--steps", 9)
     assert main(["train", "--config", str(config), "--out", str(run), "--resume", "--steps", "9", "--allow-changes"]) == 0
     assert (run / "checkpoints/step_00000009").exists()
+
+
+def test_a_run_starts_from_the_weights_of_another(run: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """One step of next to no length leaves the weights where they were."""
+    out, still = tmp_path / "tuned", ("--train.learning_rate", "1e-12", "--train.warmup", "0")
+    assert main(["train", "--config", str(config), "--init", str(run), "--steps", "3", "--out", str(out), *still]) == 0
+    assert f"starting from the weights of {run}" in capsys.readouterr().out
+    before, after = load_model(run).model.state_dict(), load_model(out).model.state_dict()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert yaml.safe_load((out / "config.yaml").read_text())["init"] == str(run)
+    # going on with it starts from its own newest checkpoint, whatever has become of the other
+    again = ["train", "--config", str(config), "--init", str(tmp_path / "gone"), "--steps", "3", "--out", str(out), *still, "--resume"]
+    assert main(again) == 0
+    capsys.readouterr()
+    assert "gone" in fails(capsys, "train", "--config", config, "--init", tmp_path / "gone", "--out", tmp_path / "third")
+    line = fails(capsys, "train", "--config", config, "--init", "toycats32", "--out", tmp_path / "third")
+    assert "% of this network's weights" in line and not (tmp_path / "third").exists()
 
 
 def test_seed_changes_the_run(config: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_flags_of_other_commands_take_no_settings(capsys: pytest.CaptureFixture)
 
 def test_the_model_part_is_what_unet_takes() -> None:
     assert UNet(**ModelConfig().model_dump()).config == UNet().config
-    assert set(PARTS) == {"data", "diffusion", "model", "train"}
+    assert set(PARTS) == {"data", "init", "diffusion", "model", "train"}
 
 
 def test_settings_are_frozen_and_strict() -> None:

@@ -11,6 +11,7 @@ from diffusion_lib.schedules import (
     linear_beta_schedule,
     make_betas,
     rescale_zero_terminal_snr,
+    shift_snr,
     sigmoid_beta_schedule,
 )
 
@@ -107,6 +108,32 @@ def test_zero_terminal_snr(name):
     assert (again - ours).abs().max() < 1e-9  # nothing left to change
 
 
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("factor", [1 / 16, 4.0])
+def test_shifted_snr_is_the_factor_times_the_old_one(name, factor):
+    betas = make_betas(name, 1000)
+    shifted = make_betas(name, 1000, snr_factor=factor)
+    assert torch.equal(shifted, shift_snr(betas, factor)) and torch.equal(make_betas(name, 1000, snr_factor=1.0), betas)
+    assert shifted.dtype == torch.float64 and (shifted > 0).all() and (shifted <= 0.9999).all()
+    before, after = (alphas_cumprod(b) / (1 - alphas_cumprod(b)) for b in (betas, shifted))
+    error = (after / (factor * before) - 1).abs().max().item()
+    print(f"{name}, factor {factor}: largest relative error of the SNR {error:.1e}")
+    assert error < 1e-9
+    back = shift_snr(shifted, 1 / factor)
+    assert (alphas_cumprod(back) - alphas_cumprod(betas)).abs().max() < 1e-12
+    snr0 = make_betas(name, 1000, snr_factor=factor, zero_terminal_snr=True)
+    assert snr0[-1] == 1 and torch.equal(snr0, rescale_zero_terminal_snr(shifted))
+
+
+def test_why_a_sixteenth_the_mean_of_a_patch():
+    """Noised with 1/16 of the SNR, the mean of 4 x 4 equal pixels is as noisy, next to its signal, as one pixel at the whole SNR."""
+    small, large = (alphas_cumprod(make_betas("cosine", 1000, snr_factor=factor))[[100, 500, 900]] for factor in (1.0, 1 / 16))
+    noise = torch.randn((20_000, 16), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for one, many in zip(small.tolist(), large.tolist(), strict=True):
+        of_patch = many / ((1 - many) * noise.mean(dim=1).var().item())
+        assert abs(of_patch / (one / (1 - one)) - 1) < 0.05                           # standard error of the variance: 1 %
+
+
 def test_zero_terminal_snr_against_diffusers_scheduler():
     theirs = DDIMScheduler(beta_schedule="linear", rescale_betas_zero_snr=True).alphas_cumprod.double()
     assert (alphas_cumprod(make_betas("linear", 1000, zero_terminal_snr=True)) - theirs).abs().max() < 1e-6
@@ -140,3 +167,6 @@ def test_bad_settings_are_refused(refuses):
         cosine_beta_schedule(10, s=-0.1)
     with refuses(ValueError, "at least 2", "not 1"):
         rescale_zero_terminal_snr(torch.tensor([0.5]))
+    for factor in (0, -1.0, float("nan"), float("inf")):
+        with refuses(ValueError, "above 0", str(factor), "1/16"):
+            shift_snr(torch.tensor([0.5]), factor)
