@@ -4,7 +4,8 @@
 
 Each trial is a config that ships with the changes in its text ("" is the config as it is). It trains for so many seconds, with the learning
 rate's whole curve in them, and prints the error in v of the averaged weights on pictures that it never saw, mean over 21
-timesteps: lower is better, whatever the network predicts and however its loss is weighted. Prints a line of JSON for each trial.
+signal-to-noise ratios: lower is better, whatever the network predicts, however its loss is weighted and its schedule runs. The ratios are
+those of the cosine schedule at 32 px, and for larger pictures lower, so that large shapes are as hidden. Prints a line of JSON for each trial.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import time
 
 import torch
 
-from diffusion_lib import Trainer, UNet, load_data, loss_per_timestep, to_float
+from diffusion_lib import GaussianDiffusion, Trainer, UNet, load_data, load_model, loss_per_timestep, make_betas, to_float
+from diffusion_lib.checkpoint import start_from
 from diffusion_lib.config import override, read_config, resolve
 from diffusion_lib.evaluation import real_pictures
 
@@ -23,9 +25,19 @@ TIMESTEPS = (10, 30, 60, *range(100, 951, 50))
 def build(config: dict, steps: int, data: object) -> Trainer:
     resolved = resolve(override(config, "train.steps", steps), "of the trial")
     torch.manual_seed(resolved.train.seed)
-    trainer = Trainer(UNet(**resolved.model.model_dump()), resolved.diffusion.build(), data, resolved.train)
+    model = UNet(**resolved.model.model_dump())
+    if resolved.init:
+        start_from(model, load_model(resolved.init).model)
+    trainer = Trainer(model, resolved.diffusion.build(), data, resolved.train)
     trainer.model.train()
     return trainer
+
+
+def same_ratios(diffusion: GaussianDiffusion, size: int) -> list[int]:
+    """The timesteps whose signal-to-noise ratio is nearest to that of TIMESTEPS, as they are at 32 px."""
+    wanted = GaussianDiffusion(make_betas("cosine", 1000, snr_factor=(32 / size) ** 2)).snr(torch.tensor(TIMESTEPS))
+    own = diffusion.snr(torch.arange(diffusion.T))
+    return (own.log()[None] - wanted.log()[:, None]).abs().argmin(dim=1).tolist()
 
 
 def main() -> None:
@@ -53,7 +65,8 @@ def main() -> None:
         for _ in range(steps):
             trainer.train_step()
         seconds = time.perf_counter() - start
-        error = loss_per_timestep(trainer.diffusion, trainer.ema_model, held_out, TIMESTEPS, target="v").mean()
+        error = loss_per_timestep(trainer.diffusion, trainer.ema_model, held_out, same_ratios(trainer.diffusion, resolved.model.image_size),
+                                  target="v").mean()
         print(json.dumps({"changes": text, "parameters": sum(p.numel() for p in trainer.model.parameters()), "steps": steps,
                           "images_per_second": round(steps * resolved.train.batch_size / seconds, 1),
                           "seconds": round(seconds), "held_out_error_v": round(float(error), 5)}), flush=True)
