@@ -5,7 +5,7 @@
 Each trial is a config that ships with the changes in its text ("" is the config as it is). It trains for so many seconds, with the learning
 rate's whole curve in them, and prints the error in v of the averaged weights on pictures that it never saw, mean over 21
 signal-to-noise ratios: lower is better, whatever the network predicts, however its loss is weighted and its schedule runs. The ratios are
-those of the cosine schedule at 32 px, and for larger pictures lower, so that large shapes are as hidden. Prints a line of JSON for each trial.
+those of the cosine schedule at 32 px, and for larger pictures lower, so that large shapes are as hidden. Prints a line of JSON for each.
 """
 
 import argparse
