@@ -156,7 +156,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--n is {arguments.n}; intervals need at least 20 samples, better 1,000")
     if arguments.called not in CLASSES:
         raise ValueError(f"--called {arguments.called!r}: the classifier knows {', '.join(CLASSES)}")
-    judge, wanted = load_classifier(arguments.judge) if arguments.judge else None, CLASSES.index(arguments.called)
+    judge, wanted = load_classifier(*filter(None, [arguments.judge])), CLASSES.index(arguments.called)
     if arguments.data.startswith("reference:"):
         reference = Reference.load(arguments.data.removeprefix("reference:"))
     else:
@@ -172,7 +172,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(*measures, sep="\n")
     if arguments.json:
         told = {"checkpoint": arguments.checkpoint, "reference": reference.name, "sampler": arguments.sampler, "steps": arguments.steps,
-                "seed": arguments.seed, "features": reference.features, "measures": [measure._asdict() for measure in measures]}
+                "seed": arguments.seed, "features": reference.features, "judge": judge.card, "controls": reference.verdicts,
+                "measures": [measure._asdict() for measure in measures]}
         Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

@@ -202,6 +202,7 @@ def test_the_command_prints_and_writes_every_measure(tiny, tmp_path, capsys, mon
     printed, told = capsys.readouterr().out, json.loads(report.read_text())
     assert len(told["measures"]) == 8 and all(measure["name"] in printed for measure in told["measures"])
     assert told["measures"][0]["n"] == 20 and told["checkpoint"] == "toycats32"
+    assert told["judge"]["sha256"] == load_classifier(tiny).card["sha256"] and "held-out pictures" in told["controls"]
 
 
 def test_evaluate_and_sample_have_their_own_defaults():
