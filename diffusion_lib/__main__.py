@@ -107,8 +107,7 @@ def draw(arguments: argparse.Namespace, guidance: float | None, frames: list | N
     if arguments.n < 1:
         raise ValueError(f"--n must be at least 1, not {arguments.n}")
     model, diffusion, _ = load_model(arguments.checkpoint)
-    device = pick_device(arguments.device)
-    model = model.to(device)
+    model = model.to(pick_device(arguments.device))
     shape, network = (model.in_channels, model.image_size, model.image_size), model
     if arguments.label is not None and guidance is not None:
         network = guided(model, arguments.label, guidance)
@@ -117,7 +116,8 @@ def draw(arguments: argparse.Namespace, guidance: float | None, frames: list | N
     pictures = []
     for start in tqdm(range(0, arguments.n, arguments.batch_size), desc="sampling", unit="batch", disable=None):
         seeds = range(arguments.seed + start, arguments.seed + min(start + arguments.batch_size, arguments.n))
-        sampler = SAMPLERS[arguments.sampler](diffusion, network, (len(seeds), *shape), steps=arguments.steps, seeds=seeds)
+        sampler = SAMPLERS[arguments.sampler](
+            diffusion, network, (len(seeds), *shape), steps=arguments.steps, seeds=seeds, spacing=arguments.spacing)
         for step in sampler:
             if frames is not None and not start:
                 frames.append(to_uint8(step.x_t.cpu().clamp(-1, 1)))
@@ -171,9 +171,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
           f"features: {reference.features}")
     print(*measures, sep="\n")
     if arguments.json:
-        told = {"checkpoint": arguments.checkpoint, "reference": reference.name, "sampler": arguments.sampler, "steps": arguments.steps,
-                "seed": arguments.seed, "features": reference.features, "judge": judge.card, "controls": reference.verdicts,
-                "measures": [measure._asdict() for measure in measures]}
+        told = {name: getattr(arguments, name) for name in ("checkpoint", "sampler", "steps", "spacing", "seed")}
+        told |= {"reference": reference.name, "features": reference.features, "judge": judge.card, "controls": reference.verdicts,
+                 "measures": [measure._asdict() for measure in measures]}
         Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
@@ -200,6 +200,7 @@ def drawing(sampler: str, steps: int) -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="seed of the first picture; the others follow")
     p.add_argument("--sampler", choices=sorted(SAMPLERS), default=sampler)
     p.add_argument("--steps", type=int, default=steps)
+    p.add_argument("--spacing", type=float, default=1.0, help="above 1: timesteps closer together where little noise is left (try 1.5)")
     p.add_argument("--class", dest="label", type=int, help="class to ask for (class-conditional models)")
     p.add_argument("--guidance", type=float, default=1.0, help="guidance scale: 0 ignores the class, 1 asks, more insists")
     p.add_argument("--batch-size", type=int, default=64)

@@ -34,14 +34,20 @@ class Step(NamedTuple):
     evaluations: int  # network evaluations spent so far, this step's included
 
 
-def timesteps_trailing(T: int, steps: int) -> list[int]:
-    """`steps` timesteps from T-1 down, evenly spaced so that the first is always T-1 (Lin et al. 2024, "trailing").
+def timesteps_trailing(T: int, steps: int, spacing: float = 1.0) -> list[int]:
+    """`steps` timesteps from T-1 down, spaced so that the first is always T-1 (Lin et al. 2024, "trailing").
 
-    Rounded as diffusers rounds them. Raises ValueError unless 1 <= steps <= T.
+    spacing: 1 spaces them evenly, rounded as diffusers rounds them; above 1 they lie closer together where little noise is left, the
+    i-th at T (i / steps)^spacing - 1 (the idea of Karras et al. 2022, equation 5). Raises ValueError unless 1 <= steps <= T and
+    spacing is 1 or more.
     """
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
         raise ValueError(f"steps must be a whole number from 1 to {T} (the timesteps of training), not {steps!r}")
-    return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
+    if not 1 <= spacing < math.inf:
+        raise ValueError(f"spacing must be a number of at least 1, not {spacing}; 1 spaces timesteps evenly, 1.5 suits 20 steps")
+    if spacing == 1:
+        return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
+    return [max(math.floor(T * (i / steps) ** spacing + 0.5), i) - 1 for i in range(steps, 0, -1)]  # i: none comes twice
 
 
 def _device_of(model: Model) -> torch.device:
@@ -111,15 +117,16 @@ def _alphas_sigmas(diffusion: GaussianDiffusion, ts: list[int]) -> tuple[list[fl
 @torch.no_grad()
 def ddpm(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
-    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
 ) -> Iterator[Step]:
     """Ancestral sampling (Ho et al. 2020): fresh noise after every step but the last.
 
     shape (B, C, H, W); steps from 1 to T network evaluations; seeds, one a picture (0 … B-1 when left out); x_T, the
-    noise to start from (drawn from the seeds when left out); clip x̂_0 to [-1, 1] before it is used. Yields `Step`s.
+    noise to start from (drawn from the seeds when left out); clip x̂_0 to [-1, 1] before it is used; spacing, see
+    `timesteps_trailing`. Yields `Step`s.
     The variance is the posterior's own ("fixed small" in diffusers). Raises ValueError for steps outside 1 … T.
     """
-    ts = timesteps_trailing(diffusion.T, steps)
+    ts = timesteps_trailing(diffusion.T, steps, spacing)
     noise = _Noise(model, shape, seeds, x_T)
     x = noise.x_T
     for i, (t, t_prev) in enumerate(zip(ts, [*ts[1:], -1], strict=True)):
@@ -134,7 +141,7 @@ def ddpm(
 @torch.no_grad()
 def ddim(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
-    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
 ) -> Iterator[Step]:
     """Deterministic sampling (Song et al. 2021): the seed decides x_T, and x_T decides the picture.
 
@@ -142,7 +149,7 @@ def ddim(
     `use_clipped_model_output=True`), so that x_t keeps the noise level that t promises. First order: halving the step
     halves the error.
     """
-    ts = timesteps_trailing(diffusion.T, steps)
+    ts = timesteps_trailing(diffusion.T, steps, spacing)
     alpha, sigma = _alphas_sigmas(diffusion, ts)
     x = _Noise(model, shape, seeds, x_T).x_T
     for i, t in enumerate(ts):
@@ -157,7 +164,7 @@ def ddim(
 @torch.no_grad()
 def heun(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
-    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
 ) -> Iterator[Step]:
     """Look, step, look again, and repeat the step with the average of both guesses.
 
@@ -165,7 +172,7 @@ def heun(
     which lands on the guess itself. Second order on the way: halving the step quarters the error. The last step is first
     order, and the picture's error falls by about 2.5 (measured by `tests/benchmarks/sampler_order.py`).
     """
-    ts = timesteps_trailing(diffusion.T, steps)
+    ts = timesteps_trailing(diffusion.T, steps, spacing)
     alpha, sigma = _alphas_sigmas(diffusion, ts)
     x = _Noise(model, shape, seeds, x_T).x_T
     evaluations = 0
@@ -187,13 +194,13 @@ def heun(
 @torch.no_grad()
 def dpm_solver_pp(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
-    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
 ) -> Iterator[Step]:
     """DDIM's step with x̂_0 extrapolated from this guess and the last: second order at one evaluation a step.
 
     Arguments, yields and errors as `ddpm`. The first and the last step are DDIM's, of first order.
     """
-    ts = timesteps_trailing(diffusion.T, steps)
+    ts = timesteps_trailing(diffusion.T, steps, spacing)
     alpha, sigma = _alphas_sigmas(diffusion, ts)
     x = _Noise(model, shape, seeds, x_T).x_T
     lam = [math.log(a / s) if a > 0 and s > 0 else math.copysign(math.inf, a - s)    # λ, half the log of the SNR
