@@ -240,7 +240,8 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
         values = [[float(row[name]) for row in part if row.get(name) not in (None, "", "nan")] for part in parts]
         thinned[name] = [round(sum(rows) / len(rows), 5) if rows else None for rows in values]
     told = {
-        "data": state["data"], "schedule": "see diffusion.betas", "train": settings, "precision": state["precision"],
+        "data": state["data"], "init": (state.get("config") or {}).get("init", ""), "schedule": "see diffusion.betas",
+        "train": settings, "precision": state["precision"],
         "steps": state["step"], "images_seen": state["step"] * settings["batch_size"], "seconds": round(float(log[-1]["seconds"])),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "weights": "ema_1 (the long average), stored in float16", "log": thinned,

@@ -290,7 +290,8 @@ def test_a_card_tells_settings_work_thinned_log_and_measures(tmp_path: Path) -> 
     state = {"data": {"name": "toycats"}, "train": {"batch_size": 32, "device": "cpu", "keep": 3}, "precision": "float32", "step": 6000}
     told = card(tmp_path, state)
     assert told["images_seen"] == 192_000 and told["seconds"] == 600 and told["report"] == {"measures": [1]} and "trials" not in told
-    assert told["train"] == {"batch_size": 32}
+    assert told["train"] == {"batch_size": 32} and told["init"] == ""
+    assert card(tmp_path, {**state, "config": {"init": "cats32"}})["init"] == "cats32"
     thinned = told["log"]
     assert len(thinned["step"]) == 60 and thinned["step"][-1] == 6000 and thinned["loss_q1"][0] == 0.1
     assert thinned["loss_q4"][0] is None and thinned["loss_q4"][-1] == pytest.approx(0.4)
