@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from diffusion_lib import UNet
-from diffusion_lib.ops import GroupNorm
+from diffusion_lib.ops import GroupNorm, enlarge_and_convolve
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -38,6 +39,30 @@ def test_the_quick_gradient_is_the_one_that_runs():
     x = randn(2, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
     assert "_GroupNorm" in type(GroupNorm(4, 16)(x).grad_fn).__name__
     assert "_GroupNorm" not in type(GroupNorm(4, 16)(randn(2, 16, 4, 4).requires_grad_()).grad_fn).__name__
+
+
+@pytest.mark.parametrize("dtype, digits", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape, out", [((2, 8, 5, 7), 8), ((3, 16, 1, 1), 4), ((1, 4, 8, 8), 12)])
+def test_convolving_an_enlarged_picture_equals_enlarging_and_convolving(shape, out, layout, dtype, digits):
+    found = []
+    for quick in (True, False):
+        x = randn(*shape, dtype=dtype).to(memory_format=layout).requires_grad_()
+        weight, bias = (randn(*size, seed=1, dtype=dtype).requires_grad_() for size in ((out, shape[1], 3, 3), (out,)))
+        if quick:
+            y = enlarge_and_convolve(x, weight, bias)
+        else:
+            y = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+        y.backward(randn(*y.shape, seed=2, dtype=dtype))
+        found.append((y.detach(), x.grad, weight.grad, bias.grad))
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape and (a - b).abs().max() <= digits * b.abs().max()
+
+
+def test_elsewhere_than_on_a_cpu_pytorchs_own_convolution_runs():
+    x, weight = torch.empty(2, 3, 4, 4, device="meta", requires_grad=True), torch.empty(5, 3, 3, 3, device="meta")
+    y = enlarge_and_convolve(x, weight, None)
+    assert y.shape == (2, 5, 8, 8) and type(y.grad_fn.next_functions[0][0]).__name__ == "UpsampleNearest2DBackward0"
 
 
 def test_a_whole_network_answers_and_learns_the_same_in_both_layouts():
