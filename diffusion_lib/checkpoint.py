@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .diffusion import GaussianDiffusion
-from .runs import keep_memory
+from .ops import keep_memory
 from .unet import UNet
 
 FORMAT = 1

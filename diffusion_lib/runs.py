@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import ctypes
 import functools
 import hashlib
 import json
@@ -60,20 +59,6 @@ def probe_autocast(device: torch.device) -> str:
 
     full, half = seconds(torch.float32, 4), seconds(torch.bfloat16, 4)
     return "bf16" if half < 0.8 * full else "float32"  # a tie goes to the exact one
-
-
-@functools.cache
-def keep_memory() -> bool:
-    """Ask the C library to keep freed memory for the next step instead of handing it back; True where it can be asked (glibc).
-
-    Large tensors are otherwise fetched from the operating system anew in every step, page by page: 50,000 page faults a step were
-    seen, 5 to 8 % of its time. The process stays as large as its largest step.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    library, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3             # names and numbers of malloc.h
-    kept = library.mallopt(mmap_threshold, 2**30) or library.mallopt(mmap_threshold, 2**25)  # older ones take no more
-    return bool(kept and library.mallopt(trim_threshold, 2**31 - 1))
 
 
 class Ranks:

@@ -24,8 +24,9 @@ from .data import check_fit, to_float
 from .diffusion import GaussianDiffusion
 from .ema import EMA
 from .losses import noise_prediction_loss
+from .ops import keep_memory
 from .optimizer import make_optimizer
-from .runs import CsvLog, Ranks, RunLock, fingerprint, keep_memory, probe_autocast, stop_on_signals
+from .runs import CsvLog, Ranks, RunLock, fingerprint, probe_autocast, stop_on_signals
 
 # settings that may differ when a run is resumed: where and how fast it computes, what it writes, but not what it computes
 FREE = {"device", "precision", "compile", "accumulate", "save_every", "keep", "log_every", "sample_every", "patience"}

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from diffusion_lib import runs
-from diffusion_lib.runs import CsvLog, RunLock, card, keep_memory, pick_device, probe_autocast, stop_on_signals
+from diffusion_lib.runs import CsvLog, RunLock, card, pick_device, probe_autocast, stop_on_signals
 
 CPU = torch.device("cpu")
 
@@ -298,30 +297,3 @@ def test_a_card_tells_settings_work_thinned_log_and_measures(tmp_path: Path) -> 
     assert thinned["loss_q4"][0] is None and thinned["loss_q4"][-1] == pytest.approx(0.4)
     assert thinned["loss"][-1] == pytest.approx(sum(1 / step for step in range(5910, 6010, 10)) / 10, abs=1e-5)
     json.dumps(told)
-
-
-FAULTS = """
-import resource, sys, torch
-from diffusion_lib.runs import keep_memory
-print(keep_memory() if sys.argv[1] == "keep" else None)
-for round_ in range(6):
-    if round_ == 1:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    kept = [torch.ones(2**21) for _ in range(10)]
-    del kept
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc, which is not here")
-def test_freed_memory_is_kept_for_the_next_step():
-    told = {}
-    for way in ("keep", "usual"):
-        answer, faults = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True).stdout.split()
-        told[way] = answer, int(faults)
-    assert told["keep"][0] == "True" and told["keep"][1] < 0.2 * told["usual"][1], told
-
-
-def test_without_glibc_memory_is_left_alone(monkeypatch):
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert keep_memory.__wrapped__() is False

@@ -3,7 +3,7 @@
     .venv/bin/python tests/benchmarks/throughput.py [--batch 32] [--rounds 5] [--size 32] [--channels 64]
 
 A step is forward, backward, clipped gradient, AdamW and one average of the weights. The networks take turns, so that a noisy machine
-disturbs all alike; the best round of each counts. (In one process all profit from our `keep_memory`.) "peak" is the share of what large
+disturbs all alike; the best round of each counts. (In one process all profit from `ops.keep_memory`.) "peak" is the share of what large
 matrix products reach here in the same number format. denoising_diffusion_pytorch (pip install denoising-diffusion-pytorch) is left out
 where it is missing; its Unet is compared at matched multiply-adds, so by multiply-adds a second. The last part tells what our step
 spends besides forward, backward, optimiser.
