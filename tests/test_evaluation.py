@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from diffusion_lib import evaluation
+from diffusion_lib import dpm_solver_pp, evaluation, last_step, load_pretrained
 from diffusion_lib.__main__ import main, parser
 from diffusion_lib.classifier import CLASSES, Classifier, PlainNet, at_32, load_classifier, save_classifier, train_classifier
 from diffusion_lib.data import ImageData
@@ -228,3 +229,13 @@ def test_the_shipped_classifier_fits_its_budget():
     model = load_classifier()
     assert model.card["balanced_accuracy"] > 0.7
     assert Path(load_classifier.__defaults__[0]).with_suffix(".safetensors").stat().st_size < 1.5e6
+
+
+def test_the_references_random_features_are_those_of_notebook_07():
+    moments = load_file(evaluation.SHIPPED / "cats32_moments.safetensors")
+    torch.manual_seed(0)
+    untrained = Classifier().eval()                                       # another network's numbers lie ten times as far apart
+    model, diffusion, _ = load_pretrained("cats32")
+    rows = untrained.features(last_step(dpm_solver_pp(diffusion, model, (32, 3, 32, 32), steps=5)).x_t)
+    away = (rows.mean(0) - moments["random_held_out_mean"]).square().sum()
+    assert away < 0.3 * moments["random_held_out_covariance"].trace(), away
