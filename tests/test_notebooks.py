@@ -222,7 +222,7 @@ FAULTS: list[tuple[Guard, Callable[[NotebookNode], object], str]] = [
     (untrue, put("cells|5|outputs|0|text", "first: True\nsecond: False.\nthird: True\n"), "second: False."),
     (untrue, put("cells|1|outputs|0|data|text/plain", "equal = False"), "equal = False"),
     (somebodys_paths, put("cells|5|outputs|0|text", "saved to /home/anna/diffusion/runs\n"), "/home/anna/diffusion/runs"),
-    (somebodys_paths, put("cells|5|outputs|0|text", "File \"/tmp/ipykernel_1/1.py\", line 1\n"), "/tmp/ipykernel_1/1.py"),
+    (somebodys_paths, put("cells|5|outputs|0|text", "File \"/var/folders/1/1.py\", line 1\n"), "/var/folders/1/1.py"),
     (somebodys_paths, put("cells|5|outputs|0|text", "C:\\Users\\anna\n"), "C:\\Users\\anna"),
     (somebodys_paths, put("cells|5|source", "Path('/Users/anna/x')"), "/Users/anna/x"),
     (somebodys_paths, put("cells|5|outputs|0|text", "x/lib/python3.11/site-packages/torch/nn.py\n"), "site-packages"),
