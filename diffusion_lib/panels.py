@@ -6,9 +6,7 @@ the B, uint8 arrays (H, W, 3), PIL images, or lists of these.
 
 import io
 import math
-import struct
 import unicodedata
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -80,24 +78,6 @@ def encode(picture: Image.Image, format: str = "png", quality: int = 85) -> byte
     options = {"png": {"compress_level": 1}, "webp": {"quality": quality, "method": 4}, "jpeg": {"quality": quality}}
     picture.save(buffer, format.upper(), **options[format])
     return buffer.getvalue()
-
-
-def quick_png(picture: Image.Image) -> bytes:
-    """The bytes of a PNG of an RGB picture, lossless and in half encode()'s time: for a slider that waits for it.
-
-    Pillow tries every filter on every line. Here each line is written as its difference to the one above (filter 2, "up"), which suits
-    enlarged pixels. (PNG specification, third edition, sections 5, 9 and 11.)
-    """
-    pixels = np.asarray(picture.convert("RGB"))
-    height, width, _ = pixels.shape
-    lines = pixels.reshape(height, 3 * width)
-    filtered = np.full((height, 1 + 3 * width), 2, dtype=np.uint8)                          # each line begins with its filter's number
-    filtered[0, 1:] = lines[0]
-    np.subtract(lines[1:], lines[:-1], out=filtered[1:, 1:])                                # uint8: modulo 256, as PNG wants
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)                          # 8 bits, colour type 2 (RGB)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered, 1)), (b"IEND", b"")]
-    framed = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 # -- panels: what a slider shows, drawn with Pillow in a few milliseconds ----------------------------------------------

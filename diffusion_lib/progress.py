@@ -9,7 +9,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from .panels import compose, curve_panel, image_grid, quick_png
+from .panels import compose, curve_panel, encode, image_grid
 from .plots import running_mean
 from .widgets import Panel, Picture
 
@@ -63,7 +63,7 @@ class LiveProgress(Panel):
             panels.append(image_grid(images, scale=max(1, 230 // (_side(images) * images.shape[-1]))))
             titles.append(f"samples at step {at}")
         self.picture = compose(panels, titles, caption=f"step {step} of {steps}")
-        self.image.value = quick_png(self.picture)
+        self.image.value = encode(self.picture)
         if not self._shown and _in_notebook():
             from IPython.display import display
 

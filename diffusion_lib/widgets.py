@@ -32,7 +32,7 @@ from PIL import Image as PILImage
 from traitlets import Unicode
 
 from .diffusion import GaussianDiffusion
-from .panels import compose, curve_panel, encode, histogram_panel, quick_png
+from .panels import compose, curve_panel, encode, histogram_panel
 
 __all__ = ["FrameSlider", "LivePanel", "LiveSlider", "compose", "curve_panel", "frame_slider",
            "histogram_panel", "live_panel", "live_slider", "timestep_slider"]
@@ -289,7 +289,7 @@ def _picture(drawn: Any) -> PILImage.Image:
 
 
 def _bytes(drawn: Any) -> bytes:
-    return drawn if isinstance(drawn, bytes) else quick_png(_picture(drawn))
+    return drawn if isinstance(drawn, bytes) else encode(_picture(drawn))
 
 
 def _format(content: bytes) -> str:

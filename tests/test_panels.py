@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from diffusion_lib import panels
-from diffusion_lib.panels import COLORS, compose, curve_panel, encode, histogram_panel, image_grid, quick_png, to_pictures
+from diffusion_lib.panels import COLORS, compose, curve_panel, encode, histogram_panel, image_grid, to_pictures
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -106,16 +106,6 @@ def test_encoded_pictures_open_again(toy_images, format, start) -> None:
     assert error.mean() < (1e-9 if format == "png" else 15)
     if format != "png":
         assert len(encode(picture, format, 20)) < len(encode(picture, format, 90))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 3), (64, 48)])
-def test_quick_pngs_lose_nothing(size) -> None:
-    picture = Image.effect_noise(size, 80).convert("RGB")
-    again = Image.open(io.BytesIO(quick_png(picture)))
-    again.verify()                                                             # the checksums of its chunks
-    assert (pixels(Image.open(io.BytesIO(quick_png(picture)))) == pixels(picture)).all() and again.size == size
-    grey = picture.convert("L")
-    assert (pixels(Image.open(io.BytesIO(quick_png(grey)))) == pixels(grey.convert("RGB"))).all()
 
 
 # -- compose -------------------------------------------------------------------------------------------------------------
