@@ -47,10 +47,10 @@ test-browser: setup
 	@$(VENV)/python -m pytest -q -rs tests/browser --with-browser
 
 notebooks: setup
-	@$(VENV)/python tests/execute_notebooks.py
+	@$(VENV)/python .ci/execute_notebooks.py
 
 class: setup
-	@$(VENV)/python tests/make_class.py
+	@$(VENV)/python .ci/make_class.py
 
 site: setup
 	@$(VENV)/python .ci/make_site.py

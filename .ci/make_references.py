@@ -20,8 +20,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion_lib import SAMPLERS, last_step, load_model  # noqa: E402
-from diffusion_lib.classifier import Classifier, in_batches, load_classifier  # noqa: E402
-from diffusion_lib.evaluation import SHIPPED, Reference, real_pictures  # noqa: E402
+from diffusion_lib.data.sources import in_batches  # noqa: E402
+from diffusion_lib.measuring.classifier import Classifier, load_classifier
+from diffusion_lib.measuring.report import SHIPPED, Reference, real_pictures  # noqa: E402
 
 REAL = {
     "cats32": ("folder:data/cifar10/train/cat", 32),

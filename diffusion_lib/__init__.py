@@ -1,33 +1,50 @@
 """A small library to learn how diffusion models make pictures, and to train them for real.
 
-Read it in the order of DDPM's story: schedules, diffusion, losses, unet, training, samplers. Everything a notebook needs
-is here under one name; a name is loaded when it is first used, so that `import diffusion_lib` is quick and needs neither
-Jupyter nor matplotlib.
+Six wings: `core` is diffusion itself, `data` where pictures come from, `saving` what is on disk, `training` the loop and
+what surrounds it, `measuring` how good it is, `lessons` what only notebooks need. Every public name is offered here, flat;
+a name is loaded when it is first used, so that `import diffusion_lib` is quick and needs neither Jupyter nor matplotlib.
 """
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # module -> the names it offers here
 _EXPORTS = {
-    "schedules": (
-        "cosine_beta_schedule", "linear_beta_schedule", "make_betas", "rescale_zero_terminal_snr", "shift_snr", "sigmoid_beta_schedule",
+    "core.schedules": (
+        "cosine_beta_schedule", "linear_beta_schedule", "make_betas", "rescale_zero_terminal_snr",
+        "shift_snr", "sigmoid_beta_schedule",
     ),
-    "unet": ("UNet",),
-    "diffusion": ("GaussianDiffusion",),
-    "losses": ("loss_per_timestep", "min_snr_weight", "noise_prediction_loss"),
-    "samplers": ("SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "guided", "heun", "last_step"),
-    "ideal": ("IdealDenoiser",),
-    "toycats": ("ToyCats",),
-    "toyreader": ("read_attributes",),
-    "data": ("ImageData", "example_photo", "load_data", "to_float", "to_uint8"),
-    "ema": ("EMA",),
-    "checkpoint": ("load_model", "load_pretrained", "shipped_models"),
-    "config": ("TrainConfig",),
-    "training": ("Trainer",),
-    "interchange": ("from_diffusers_unet", "load_diffusers", "save_diffusers", "to_diffusers_unet"),
-    "plots": ("save_grid", "show_images"),
+    "core.diffusion": ("GaussianDiffusion",),
+    "core.losses": ("loss_per_timestep", "min_snr_weight", "noise_prediction_loss"),
+    "core.unet": ("AttentionBlock", "Downsample", "ResBlock", "TimeEmbedding", "UNet", "Upsample"),
+    "core.samplers": ("SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "heun", "last_step"),
+    "core.guidance": ("guided",),
+    "core.ideal": ("IdealDenoiser",),
+    "core.ema": ("EMA",),
+    "data.sources": ("ImageData", "example_photo", "in_batches", "load_data", "to_float", "to_uint8"),
+    "data.toycats": ("ToyCats",),
+    "data.pictures": ("image_grid", "to_pictures"),
+    "saving.picture_files": ("animate", "save_grid"),
+    "saving.pretrained": ("load_model", "load_pretrained", "shipped_models"),
+    "saving.diffusers_format": (
+        "from_diffusers_unet", "load_diffusers", "save_diffusers", "to_diffusers_unet",
+    ),
+    "training.config": ("TrainConfig", "read_config"),
+    "training.trainer": ("Trainer",),
+    "measuring.metrics": (
+        "called", "frechet", "kernel", "matched", "nearest", "power_spectrum", "precision_recall",
+        "spectral", "wilson",
+    ),
+    "measuring.classifier": ("Classifier", "load_classifier"),
+    "measuring.features": ("Clip", "Inception", "feature_network"),
+    "measuring.report": ("CAT", "SHIPPED", "Reference", "evaluate"),
+    "measuring.toyreader": ("read_attributes",),
+    "lessons.panels": ("compose", "curve_panel", "font", "histogram_panel"),
+    "lessons.plots": ("figure", "plot_curves", "show", "show_images"),
+    "lessons.sliders": ("frame_slider", "live_panel", "live_slider", "timestep_slider"),
+    "lessons.progress": ("LiveProgress",),
+    "lessons.exercises": ("check",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = sorted(_HOME)

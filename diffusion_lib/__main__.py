@@ -21,13 +21,15 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .checkpoint import Pretrained, load_model, ship, start_from
-from .config import RunConfig, as_yaml, nearest, override, read_config, resolve
-from .data import load_data, to_uint8
-from .runs import CsvLog, card, pick_device
-from .samplers import SAMPLERS, ddim, guided, last_step
-from .training import Trainer
-from .unet import UNet
+from .core.guidance import guided
+from .core.samplers import SAMPLERS, ddim, last_step
+from .core.unet import UNet
+from .data.sources import load_data, to_uint8
+from .saving.pretrained import load_model, start_from
+from .training.config import RunConfig, as_yaml, nearest, override, read_config, resolve
+from .training.device import pick_device
+from .training.run_folder import CsvLog
+from .training.trainer import Trainer
 
 SHORT = ("steps", "seed", "batch_size", "learning_rate", "sample_every")  # train's settings that have flags of their own
 
@@ -41,7 +43,7 @@ class SampleGrid:
     def __call__(self, trainer: Trainer) -> None:
         if trainer.step % self.every and trainer.step != trainer.config.steps:
             return
-        from .plots import save_grid
+        from .saving.picture_files import save_grid
 
         model = trainer.ema_model
         shape = (self.count, *trainer.images.shape[1:])
@@ -90,7 +92,7 @@ def train(arguments: argparse.Namespace) -> None:
         (out / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
     trainer.fit()
     if not trainer.ranks.rank and importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without it
-        from .plots import plot_curves, running_mean
+        from .lessons.plots import plot_curves, running_mean
 
         log = CsvLog.read(out / "log.csv")
         steps, losses = ([float(row[column]) for row in log] for column in ("step", "loss"))
@@ -127,8 +129,8 @@ def draw(arguments: argparse.Namespace, guidance: float | None, frames: list | N
 
 def sample(arguments: argparse.Namespace) -> None:
     """Draw pictures, one a seed."""
-    from .panels import image_grid
-    from .plots import animate, save_grid
+    from .data.pictures import image_grid
+    from .saving.picture_files import animate, save_grid
 
     if not (arguments.out or arguments.grid or arguments.animation):
         raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, or --animation FILE.gif")
@@ -148,9 +150,9 @@ def sample(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure samples of a model against real pictures."""
-    from .classifier import CLASSES, load_classifier
-    from .evaluation import Reference, real_pictures
-    from .evaluation import evaluate as measure
+    from .measuring.classifier import CLASSES, load_classifier
+    from .measuring.report import Reference, real_pictures
+    from .measuring.report import evaluate as measure
 
     if arguments.n < 20:
         raise ValueError(f"--n is {arguments.n}; intervals need at least 20 samples, better 1,000")
@@ -178,13 +180,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Write a model in diffusers' format, or add it to the models that ship with the library."""
-    from .interchange import save_diffusers
+    """Write a model in diffusers' format."""
+    from .saving.diffusers_format import save_diffusers
 
     model, diffusion, state = load_model(arguments.checkpoint)
-    if arguments.to == "shipped":
-        print(f"written to {ship(arguments.out, Pretrained(model, diffusion, state), card(arguments.checkpoint, state))}")
-        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         save_diffusers(model, diffusion, arguments.out, label=arguments.label)

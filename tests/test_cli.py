@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from diffusion_lib.__main__ import main
-from diffusion_lib.checkpoint import load_model
+from diffusion_lib.saving.pretrained import load_model
 
 ROOT = Path(__file__).parents[1]
 TINY = """

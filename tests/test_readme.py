@@ -12,8 +12,8 @@ from PIL import Image
 
 from diffusion_lib import SAMPLERS, load_pretrained
 from diffusion_lib.__main__ import changes, parser
-from diffusion_lib.config import override, read_config, resolve
-from diffusion_lib.data import SOURCES
+from diffusion_lib.data.sources import SOURCES
+from diffusion_lib.training.config import override, read_config, resolve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "figures/README.md"]

@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from diffusion_lib.widgets import frame_slider, live_panel, live_slider
+from diffusion_lib.lessons.sliders import frame_slider, live_panel, live_slider
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / ".ci"))

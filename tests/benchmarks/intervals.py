@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lib import dpm_solver_pp, last_step, load_model
-from diffusion_lib.classifier import in_batches, load_classifier
-from diffusion_lib.evaluation import Reference
-from diffusion_lib.metrics import Measure, frechet, kernel, nearest, spectral
+from diffusion_lib.data.sources import in_batches
+from diffusion_lib.measuring.classifier import load_classifier
+from diffusion_lib.measuring.metrics import Measure, frechet, kernel, nearest, spectral
+from diffusion_lib.measuring.report import Reference
 
 
 def main() -> int:

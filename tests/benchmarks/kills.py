@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from diffusion_lib import GaussianDiffusion, ToyCats, TrainConfig, Trainer, UNet, cosine_beta_schedule
-from diffusion_lib.checkpoint import load_checkpoint, newest_checkpoint
+from diffusion_lib.saving.checkpoint import load_checkpoint, newest_checkpoint
 
 
 def make_trainer(out: Path, steps: int) -> Trainer:

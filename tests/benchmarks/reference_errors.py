@@ -24,10 +24,10 @@ from test_samplers import PROCESSES, SHAPE, Curved, in_language, largest, noise_
 from test_schedules import alphas_cumprod, exact_cosine, exact_linear, exact_sigmoid, largest_error  # noqa: E402
 from test_unet import CONFIGURATIONS, pictures, random_unet  # noqa: E402
 
-from diffusion_lib.diffusion import GaussianDiffusion  # noqa: E402
-from diffusion_lib.interchange import to_diffusers_unet  # noqa: E402
-from diffusion_lib.samplers import Step, ddim, ddpm, dpm_solver_pp  # noqa: E402
-from diffusion_lib.schedules import make_betas  # noqa: E402
+from diffusion_lib.core.diffusion import GaussianDiffusion  # noqa: E402
+from diffusion_lib.core.samplers import Step, ddim, ddpm, dpm_solver_pp  # noqa: E402
+from diffusion_lib.core.schedules import make_betas  # noqa: E402
+from diffusion_lib.saving.diffusers_format import to_diffusers_unet  # noqa: E402
 
 Row = tuple[str, float, float]  # quantity, largest difference, limit
 SEEDS = [5, 6, 9]

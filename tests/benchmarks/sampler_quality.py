@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from diffusion_lib import SAMPLERS, last_step, load_model
-from diffusion_lib.classifier import load_classifier
-from diffusion_lib.evaluation import Reference
-from diffusion_lib.metrics import Measure, frechet
+from diffusion_lib.measuring.classifier import load_classifier
+from diffusion_lib.measuring.metrics import Measure, frechet
+from diffusion_lib.measuring.report import Reference
 
 
 def tell(sampler: str, evaluations: int, found: Measure, seconds: float) -> None:

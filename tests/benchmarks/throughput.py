@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lib import GaussianDiffusion, ToyCats, TrainConfig, Trainer, UNet, cosine_beta_schedule
-from diffusion_lib.interchange import to_diffusers_unet
-from diffusion_lib.runs import pick_device, probe_autocast
+from diffusion_lib.saving.diffusers_format import to_diffusers_unet
+from diffusion_lib.training.device import pick_device, probe_autocast
 
 
 def sync(device: torch.device) -> None:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lib import GaussianDiffusion, Trainer, UNet, dpm_solver_pp, last_step, linear_beta_schedule, load_data, to_float
-from diffusion_lib.classifier import in_batches, load_classifier
-from diffusion_lib.config import override, read_config, resolve
-from diffusion_lib.evaluation import CAT, Reference
-from diffusion_lib.metrics import called, frechet
-from diffusion_lib.unet import TimeEmbedding
+from diffusion_lib.core.unet import TimeEmbedding
+from diffusion_lib.data.sources import in_batches
+from diffusion_lib.measuring.classifier import load_classifier
+from diffusion_lib.measuring.metrics import called, frechet
+from diffusion_lib.measuring.report import CAT, Reference
+from diffusion_lib.training.config import override, read_config, resolve
 
 
 class Ours:

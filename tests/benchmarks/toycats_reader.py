@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_lib import ToyCats, ddim, last_step, load_data, load_pretrained, read_attributes, to_float
-from diffusion_lib.data import SUFFIXES
-from diffusion_lib.toycats import ATTRIBUTES, JITTERS, draw, render
+from diffusion_lib.data.sources import SUFFIXES
+from diffusion_lib.data.toycats import ATTRIBUTES, JITTERS, draw, render
 
 FRESH = 777                                                                  # seed of drawings no model has seen
 Kind = tuple[str, Tensor, Tensor | None]                                     # what it is, pictures, labels of whole cats

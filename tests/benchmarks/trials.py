@@ -15,9 +15,9 @@ import time
 import torch
 
 from diffusion_lib import GaussianDiffusion, Trainer, UNet, load_data, load_model, loss_per_timestep, make_betas, to_float
-from diffusion_lib.checkpoint import start_from
-from diffusion_lib.config import override, read_config, resolve
-from diffusion_lib.evaluation import real_pictures
+from diffusion_lib.measuring.report import real_pictures
+from diffusion_lib.saving.pretrained import start_from
+from diffusion_lib.training.config import override, read_config, resolve
 
 TIMESTEPS = (10, 30, 60, *range(100, 951, 50))
 

@@ -13,8 +13,8 @@ import time
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib.interchange import to_diffusers_unet
-from diffusion_lib.unet import UNet
+from diffusion_lib.core.unet import UNet
+from diffusion_lib.saving.diffusers_format import to_diffusers_unet
 
 
 def seconds(network: nn.Module, x: Tensor, t: Tensor, bf16: bool) -> float:

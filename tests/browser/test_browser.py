@@ -21,7 +21,7 @@ BROKEN = [  # the cells of a notebook with every fault that the walk must notice
     """
 from ipywidgets import Image, IntSlider, VBox
 from PIL import Image as PILImage
-from diffusion_lib.widgets import live_slider
+from diffusion_lib.lessons.sliders import live_slider
 red = PILImage.new("RGB", (40, 40), "red")
 still = live_slider(lambda t: red, 0, 10)
 still

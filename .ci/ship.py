@@ -1,0 +1,63 @@
+"""Add a model to those that ship with the library: float16 weights, a card, its sha256 in the register.
+
+    python .ci/ship.py runs/cats32 cats32
+"""
+
+import json
+import platform
+import re
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from diffusion_lib.saving.files import sha256
+from diffusion_lib.saving.pretrained import WEIGHTS, Pretrained, _register
+from diffusion_lib.training.run_folder import CsvLog
+
+
+def card(run: Path | str, state: dict, points: int = 60) -> dict:
+    """What a shipped model tells about itself: data, settings, work, machine, its thinned log.
+
+    run: the run folder. What lies in it as trials.json (the short trials that chose the settings), report.json (what `evaluate --json`
+    wrote) and independent.json (the same with --judge) goes in too. state: its checkpoint's.
+    """
+    run = Path(run)
+    log = list(CsvLog.read(run / "log.csv"))
+    settings = {k: v for k, v in state["train"].items() if k not in ("device", "save_every", "keep", "log_every")}
+    width = max(len(log) // points, 1)                                     # the loss jumps: each point is the mean of its rows
+    parts = [log[i : i + width] for i in range(0, len(log), width)]
+    thinned = {"step": [int(part[-1]["step"]) for part in parts], "seconds": [round(float(part[-1]["seconds"])) for part in parts]}
+    for name in ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4"):
+        values = [[float(row[name]) for row in part if row.get(name) not in (None, "", "nan")] for part in parts]
+        thinned[name] = [round(sum(rows) / len(rows), 5) if rows else None for rows in values]
+    told = {
+        "data": state["data"], "init": (state.get("config") or {}).get("init", ""), "schedule": "see diffusion.betas",
+        "train": settings, "precision": state["precision"],
+        "steps": state["step"], "images_seen": state["step"] * settings["batch_size"], "seconds": round(float(log[-1]["seconds"])),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "weights": "ema_1 (the long average), stored in float16", "log": thinned,
+    }
+    for name in ("trials", "report", "independent"):
+        if (run / f"{name}.json").exists():
+            told[name] = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
+    return told
+
+
+def ship(name: str, pretrained: Pretrained, card: dict) -> Path:
+    """Add a model to the shipped ones: float16 weights, a card (JSON), and its sha256 in the register."""
+    path = WEIGHTS / f"{name}.safetensors"
+    save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in pretrained.model.state_dict().items()}, path)
+    full = {**card, "model": pretrained.model.config, "diffusion": pretrained.diffusion.state_dict()}
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), json.dumps(full, indent=1))  # rows of numbers in one line
+    (WEIGHTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    register = {**_register(), name: sha256(path)}
+    (WEIGHTS / "register.json").write_text(json.dumps(register, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    checkpoint, name = sys.argv[1:]
+    pretrained = load_model(checkpoint)
+    print(f"written to {ship(name, pretrained, card(checkpoint, pretrained.info))}")

@@ -1,0 +1,1 @@
+"""Diffusion itself, in reading order: schedules, diffusion, losses, unet, samplers, guidance, ideal, ema."""

@@ -1,0 +1,227 @@
+"""From noise to pictures: four samplers with one signature.
+
+    for step in ddim(diffusion, model, shape=(16, 3, 32, 32), steps=50, seeds=range(16)):
+        ...                                  # step.t, step.x_t, step.x0_hat: watch it happen
+    pictures = step.x_t                      # the last step has t = -1
+
+A sampler is a generator. It yields one `Step` per transition, x_t being what entered it, and then a last one with the
+finished picture; what to do with the steps (a plot, a progress bar, nothing) is the caller's business.
+
+All four think in the same order: ask the network, turn its answer into x̂_0, clip x̂_0 to [-1, 1], then step.
+Clipping comes before the step is built from x̂_0; clipping afterwards, or not at all, is a classic mistake.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .diffusion import GaussianDiffusion
+
+Model = Callable[..., Tensor]  # model(x_t, t) -> (B, C, H, W), t int64 (B,)
+
+
+class Step(NamedTuple):
+    """One moment of sampling."""
+
+    t: int  # timestep of x_t; -1 for the finished picture
+    x_t: Tensor  # (B, C, H, W): what entered this step (the picture itself in the last Step)
+    x0_hat: Tensor  # (B, C, H, W): the guess of the clean picture made from x_t
+    evaluations: int  # network evaluations spent so far, this step's included
+
+
+def timesteps_trailing(T: int, steps: int, spacing: float = 1.0) -> list[int]:
+    """`steps` timesteps from T-1 down, spaced so that the first is always T-1 (Lin et al. 2024, "trailing").
+
+    spacing: 1 spaces them evenly, rounded as diffusers rounds them; above 1 they lie closer together where little noise is left, the
+    i-th at T (i / steps)^spacing - 1 (the idea of Karras et al. 2022, equation 5). Raises ValueError unless 1 <= steps <= T and
+    spacing is 1 or more.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
+        raise ValueError(f"steps must be a whole number from 1 to {T} (the timesteps of training), not {steps!r}")
+    if not 1 <= spacing < math.inf:
+        raise ValueError(f"spacing must be a number of at least 1, not {spacing}; 1 spaces timesteps evenly, 1.5 suits 20 steps")
+    if spacing == 1:
+        return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
+    return [max(math.floor(T * (i / steps) ** spacing + 0.5), i) - 1 for i in range(steps, 0, -1)]  # i: none comes twice
+
+
+def device_of(model: Model) -> torch.device:
+    """Where the model's weights are; a plain function without weights works on the CPU."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return getattr(model, "device", torch.device("cpu")) if parameter is None else parameter.device
+
+
+class _Noise:
+    """One generator per seed, drawn on the CPU: seed 7 gives the same noise in any batch and on any device."""
+
+    def __init__(self, model: Model, shape: Sequence[int], seeds: Sequence[int] | None, x_T: Tensor | None) -> None:
+        if len(shape) < 2 or min(shape) < 1:
+            raise ValueError(f"shape must be (number of pictures, channels, height, width), not {tuple(shape)}")
+        seeds = range(shape[0]) if seeds is None else seeds
+        if not hasattr(seeds, "__len__"):
+            raise ValueError(f"seeds must be a list with one seed a picture, seeds=range({shape[0]}) say, not {seeds!r}")
+        if any(isinstance(s, bool) or s != int(s) for s in seeds):
+            raise ValueError(f"seeds must be whole numbers, not {list(seeds)[:5]}; seeds=range({shape[0]}) say")
+        if len(seeds) != shape[0]:
+            raise ValueError(f"{len(seeds)} seeds for {shape[0]} pictures; "
+                             f"give one seed a picture, seeds=range({shape[0]}) say")
+        if x_T is not None and tuple(x_T.shape) != tuple(shape):
+            raise ValueError(f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for; make them one")
+        if x_T is not None and not x_T.is_floating_point():
+            raise ValueError(f"x_T holds {x_T.dtype} numbers; it is noise, torch.randn(shape)")
+        self.device = x_T.device if x_T is not None else device_of(model)
+        self.dtype = torch.float32 if x_T is None else x_T.dtype
+        self.one = tuple(shape[1:])
+        self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
+        own = self.draw()  # drawn even if x_T is given: else the first noise of a seed would be that x_T once more
+        self.x_T = own if x_T is None else x_T
+
+    def draw(self) -> Tensor:
+        noise = torch.stack([torch.randn(self.one, generator=g) for g in self.generators])
+        return noise.to(self.dtype).to(self.device)
+
+
+def _guess(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip: bool) -> Tensor:
+    """x̂_0 (B, C, H, W): one network evaluation, clipped to [-1, 1] if asked."""
+    says = getattr(getattr(model, "diffusion", diffusion), "prediction", diffusion.prediction)  # IdealDenoiser knows its language
+    if says != diffusion.prediction:
+        raise ValueError(f"the model predicts {says!r}, the diffusion reads {diffusion.prediction!r}; make both with one GaussianDiffusion")
+    batch_t = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
+    output = model(x_t, batch_t)
+    if output.shape != x_t.shape:
+        raise ValueError(f"the model answered {tuple(output.shape)} to pictures of shape {tuple(x_t.shape)}; "
+                         "they must be equal: check its out_channels")
+    x0_hat = diffusion.predict_x0(output.to(x_t.dtype), x_t, batch_t)
+    return x0_hat.clamp(-1, 1) if clip else x0_hat
+
+
+def _finished(x: Tensor, evaluations: int) -> Step:
+    if not torch.isfinite(x).all():
+        raise RuntimeError("sampling ended in NaN or infinite pixels: the model's weights are broken; "
+                           "sample an earlier checkpoint, or train with a lower learning rate")
+    return Step(-1, x, x, evaluations)
+
+
+def _alphas_sigmas(diffusion: GaussianDiffusion, ts: list[int]) -> tuple[list[float], list[float]]:
+    """√ᾱ and √(1-ᾱ) at each timestep, and 1 and 0 for the clean picture at the end."""
+    alphas_cumprod = [float(diffusion.alphas_cumprod[t]) for t in ts] + [1.0]
+    return [math.sqrt(a) for a in alphas_cumprod], [math.sqrt(1 - a) for a in alphas_cumprod]
+
+
+# DDPM algorithm 2, with the reverse step written as x̂_0 → clip → posterior mean (equation 7) → noise
+@torch.no_grad()
+def ddpm(
+    diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
+) -> Iterator[Step]:
+    """Ancestral sampling (Ho et al. 2020): fresh noise after every step but the last.
+
+    shape (B, C, H, W); steps from 1 to T network evaluations; seeds, one a picture (0 … B-1 when left out); x_T, the
+    noise to start from (drawn from the seeds when left out); clip x̂_0 to [-1, 1] before it is used; spacing, see
+    `timesteps_trailing`. Yields `Step`s.
+    The variance is the posterior's own ("fixed small" in diffusers). Raises ValueError for steps outside 1 … T.
+    """
+    ts = timesteps_trailing(diffusion.T, steps, spacing)
+    noise = _Noise(model, shape, seeds, x_T)
+    x = noise.x_T
+    for i, (t, t_prev) in enumerate(zip(ts, [*ts[1:], -1], strict=True)):
+        x0_hat = _guess(diffusion, model, x, t, clip)                       # 1. what is the picture?   2. clip
+        yield Step(t, x, x0_hat, i + 1)
+        mean, variance = diffusion.q_posterior(x0_hat, x, torch.tensor([t]), torch.tensor([t_prev]))  # 3. the mean
+        x = mean + variance.sqrt() * noise.draw() if t_prev >= 0 else mean  # 4. noise, but none after the last step
+    yield _finished(x, len(ts))
+
+
+# DDIM equation 12 with σ = 0
+@torch.no_grad()
+def ddim(
+    diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
+) -> Iterator[Step]:
+    """Deterministic sampling (Song et al. 2021): the seed decides x_T, and x_T decides the picture.
+
+    Arguments, yields and errors as `ddpm`. The noise direction is taken from the clipped x̂_0 (diffusers'
+    `use_clipped_model_output=True`), so that x_t keeps the noise level that t promises. First order: halving the step
+    halves the error.
+    """
+    ts = timesteps_trailing(diffusion.T, steps, spacing)
+    alpha, sigma = _alphas_sigmas(diffusion, ts)
+    x = _Noise(model, shape, seeds, x_T).x_T
+    for i, t in enumerate(ts):
+        x0_hat = _guess(diffusion, model, x, t, clip)
+        yield Step(t, x, x0_hat, i + 1)
+        epsilon_hat = (x - alpha[i] * x0_hat) / sigma[i]
+        x = alpha[i + 1] * x0_hat + sigma[i + 1] * epsilon_hat
+    yield _finished(x, len(ts))
+
+
+# Heun's rule (Karras et al. 2022, "Elucidating the Design Space", algorithm 1), on x̂_0 so that ᾱ = 0 is no special case
+@torch.no_grad()
+def heun(
+    diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
+) -> Iterator[Step]:
+    """Look, step, look again, and repeat the step with the average of both guesses.
+
+    Arguments, yields and errors as `ddpm`. Two network evaluations a step (`steps` counts steps), one in the last,
+    which lands on the guess itself. Second order on the way: halving the step quarters the error. The last step is first
+    order, and the picture's error falls by about 2.5 (measured by `tests/benchmarks/sampler_order.py`).
+    """
+    ts = timesteps_trailing(diffusion.T, steps, spacing)
+    alpha, sigma = _alphas_sigmas(diffusion, ts)
+    x = _Noise(model, shape, seeds, x_T).x_T
+    evaluations = 0
+    for i, t in enumerate(ts):
+        x0_hat = _guess(diffusion, model, x, t, clip)
+        evaluations += 1
+        yield Step(t, x, x0_hat, evaluations)
+        ratio = sigma[i + 1] / sigma[i]
+        x_next = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * x0_hat     # DDIM's step
+        if i + 1 < len(ts):
+            second = _guess(diffusion, model, x_next, ts[i + 1], clip)
+            evaluations += 1
+            x_next = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * (x0_hat + second) / 2
+        x = x_next
+    yield _finished(x, evaluations)
+
+
+# Lu et al. 2022, "DPM-Solver++", algorithm 2 (2M, data prediction, midpoint)
+@torch.no_grad()
+def dpm_solver_pp(
+    diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
+) -> Iterator[Step]:
+    """DDIM's step with x̂_0 extrapolated from this guess and the last: second order at one evaluation a step.
+
+    Arguments, yields and errors as `ddpm`. The first and the last step are DDIM's, of first order.
+    """
+    ts = timesteps_trailing(diffusion.T, steps, spacing)
+    alpha, sigma = _alphas_sigmas(diffusion, ts)
+    x = _Noise(model, shape, seeds, x_T).x_T
+    lam = [math.log(a / s) if a > 0 and s > 0 else math.copysign(math.inf, a - s)    # λ, half the log of the SNR
+           for a, s in zip(alpha, sigma, strict=True)]
+    previous = None
+    for i, t in enumerate(ts):
+        x0_hat = _guess(diffusion, model, x, t, clip)
+        yield Step(t, x, x0_hat, i + 1)
+        data = x0_hat
+        if previous is not None and i + 1 < len(ts):
+            r = (lam[i] - lam[i - 1]) / (lam[i + 1] - lam[i])               # length of the last step over this one's
+            data = x0_hat + (x0_hat - previous) / (2 * r)                   # r = ∞ after a start at ᾱ = 0: plain DDIM
+        ratio = sigma[i + 1] / sigma[i]
+        x = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * data
+        previous = x0_hat
+    yield _finished(x, len(ts))
+SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
+    "ddpm": ddpm, "ddim": ddim, "heun": heun, "dpm_solver_pp": dpm_solver_pp,
+}
+
+
+def last_step(steps: Iterator[Step]) -> Step:
+    """Run a sampler to its end and return its last `Step`: `last_step(ddim(…)).x_t` is the pictures."""
+    return deque(steps, maxlen=1)[0]

@@ -1,0 +1,1 @@
+"""Where pictures come from (sources, toycats) and what they become (pictures)."""

@@ -1,0 +1,1 @@
+"""What only the notebooks need: panels, plots, sliders, the exercises and their checker."""

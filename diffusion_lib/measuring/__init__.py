@@ -1,0 +1,1 @@
+"""How good is it? Distances between sets of pictures, and the networks that describe pictures."""

@@ -1,0 +1,115 @@
+"""Any trained model by its name or its path: those that ship with the library, and those of your own run folders."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..core.cpu_kernels import keep_memory
+from ..core.diffusion import GaussianDiffusion
+from ..core.unet import UNet
+from .checkpoint import load_checkpoint, load_weights, newest_checkpoint
+from .files import sha256
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+class Pretrained(NamedTuple):
+    """A model ready to sample from."""
+
+    model: nn.Module  # eval mode, float32
+    diffusion: GaussianDiffusion
+    info: dict  # its card (shipped) or its checkpoint's state
+
+
+def start_from(model: nn.Module, other: nn.Module) -> list[str]:
+    """Fine-tuning: copy those weights of `other` into `model` that have the same name and shape. Returns the names of those left new.
+
+    A network for pixels becomes one for patches (patch_size): the first convolution sees the mean of each patch, the last one answers
+    the same for all its pixels. Raises ValueError if less than half of the network fits.
+    """
+    own, theirs, new = model.state_dict(), other.state_dict(), []
+    for name, weight in own.items():
+        there = theirs.get(name)
+        if there is not None and there.shape != weight.shape and (times := len(weight.flatten()) // len(there.flatten())) > 1:
+            if name == "conv_in.weight":
+                there = there.repeat_interleave(times, dim=1) / times
+            elif name.startswith("conv_out."):
+                there = there.repeat_interleave(times, dim=0)
+        if there is None or there.shape != weight.shape:
+            new.append(name)
+        else:
+            weight.copy_(there)
+    fits = 1 - sum(own[name].numel() for name in new) / sum(weight.numel() for weight in own.values())
+    if fits < 0.5:
+        raise ValueError(f"only {fits:.0%} of this network's weights have their like in the one to start from; "
+                         f"make it like that one: {other.config}")
+    return new
+
+
+def _rebuild(config: dict, diffusion: dict, weights: dict, source: object, info: dict) -> Pretrained:
+    try:
+        model = UNet(**config)
+    except TypeError as error:
+        raise ValueError(f"{source} describes a network that this version cannot build ({error}); update the library") from error
+    load_weights(model, {key: value.float() for key, value in weights.items()}, source)
+    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a sixth faster on a CPU, see ops.py
+    keep_memory()                                                                   # and an eighth more, sampling 64 cats
+    return Pretrained(model, GaussianDiffusion.from_state_dict(diffusion), info)
+
+
+def load_model(checkpoint: str | Path, which: str = "ema_1") -> Pretrained:
+    """The model in a checkpoint: a run folder (its newest), a step_… folder or a file in it, or a shipped model's name.
+
+    which: the weights to take, "ema_1" (the long average, the default), "ema_0" or "model" (raw); ignored for shipped models. A file
+    `ema_0.safetensors` named directly decides itself. Raises FileNotFoundError if there is nothing there and ValueError for a foreign
+    or damaged file.
+    """
+    path = Path(checkpoint)
+    if not path.exists():
+        if str(checkpoint) in shipped_models():
+            return load_pretrained(str(checkpoint))
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}: give a run folder, a file in it, or a shipped model's name "
+                                f"({', '.join(shipped_models()) or 'none is shipped'})")
+    if path.is_file():
+        if path.suffix != ".safetensors" and path.name not in ("state.json", "optimizer.pt"):
+            raise ValueError(f"{path} is not a checkpoint of this library; give a run folder or a .safetensors file in it")
+        which = path.stem if path.suffix == ".safetensors" else which
+        path = path.parent
+    if not (path / "state.json").exists():
+        path = newest_checkpoint(path) or path
+    state, weights, _ = load_checkpoint(path, [which])
+    if missing := [part for part in ("model", "diffusion") if part not in state]:
+        raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; use a checkpoint that Trainer.save() wrote")
+    return _rebuild(state["model"], state["diffusion"], weights[which], path, state)
+
+
+# -- shipped models --------------------------------------------------------------------------------------------------
+
+def _register() -> dict[str, str]:
+    """Name -> sha256 of every shipped weight file (weights/register.json)."""
+    path = WEIGHTS / "register.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the library."""
+    return sorted(_register())
+
+
+def load_pretrained(name: str) -> Pretrained:
+    """A model that ships with the library, checked against the register; `.info` is its card.
+
+    Raises ValueError for an unknown name (listing the known ones) or a file that differs from the register.
+    """
+    register = _register()
+    if name not in register:
+        raise ValueError(f"no shipped model is called {name!r}; there are {', '.join(sorted(register)) or 'none'}")
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.exists() or sha256(path) != register[name]:
+        raise ValueError(f"{path} is missing or differs from the register; install the library again")
+    card = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+    return _rebuild(card["model"], card["diffusion"], load_file(path), path, card)

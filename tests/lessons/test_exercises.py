@@ -1,0 +1,394 @@
+"""Exercises: every stub gets a hint, every solution is content, bad answers of any kind end in one line; `make class`."""
+
+import ast
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_lib.lessons.checker import CHECKERS, check
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import make_class  # noqa: E402
+
+
+def exercises() -> list[tuple[str, str, str, str]]:
+    """(notebook, checker, stub, solution) of every exercise in notebooks/."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for stub, after in zip(cells, cells[1:] + [None], strict=True):
+            if make_class.is_stub(stub):
+                assert after and make_class.is_solution(after), f"{path.name}: no solution after an exercise"
+                solution = re.search(r"```python\n(.*?)```", make_class.source(after), re.DOTALL)[1]
+                found.append((path.name[:2], called(make_class.source(stub))[0], make_class.source(stub), solution))
+    return found
+
+
+def called(stub: str) -> tuple[str, str]:
+    """The checker's and the function's name in the stub's last line."""
+    call = ast.parse(stub).body[-1].value
+    assert call.func.id == "check", "a stub ends with check(…)"
+    return call.args[0].value, call.args[1].id
+
+
+def imports(stub: str) -> str:
+    return "\n".join(ast.unparse(node) for node in ast.parse(stub).body if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def one_line(capsys, name: object, function: object) -> str:
+    """What check() prints: exactly one line, nothing on stderr."""
+    check(name, function)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.endswith("\n") and out.count("\n") == 1, out
+    assert "Traceback" not in out and len(out) < 400, out
+    assert out.startswith(("Not yet: ", "Correct: ")), out
+    return out.strip()
+
+
+EXERCISES = exercises()
+NAMES = [f"{notebook}-{name}" for notebook, name, _, _ in EXERCISES]
+
+
+@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06", "07"])
+def test_two_or_three_exercises_in_each(notebook):
+    assert 2 <= sum(number == notebook for number, *_ in EXERCISES) <= 3
+
+
+def test_every_checker_is_used_by_one_exercise_and_the_reverse():
+    assert sorted(name for _, name, _, _ in EXERCISES) == sorted(CHECKERS)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)
+def test_stub_gets_a_hint(exercise, capsys):
+    _, _, stub, _ = exercise
+    exec(compile(stub, "stub", "exec"), {})
+    assert capsys.readouterr().out.startswith("Not yet: your function returns nothing")
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)
+def test_solution_is_correct(exercise, capsys):
+    _, name, stub, solution = exercise
+    space = {"torch": torch}  # every notebook imports it at its top
+    exec(compile(imports(stub) + "\n" + solution, "solution", "exec"), space)
+    assert one_line(capsys, name, space[called(stub)[1]]).startswith("Correct: ")
+
+
+# -- bad answers -------------------------------------------------------------------------------------------------------
+
+class Unspeakable(BaseException):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+class Untouchable:
+    def __getattribute__(self, name):
+        raise RuntimeError("hands off")
+
+
+def throw(error):
+    def function(*_):
+        raise error
+    return function
+
+
+def forever(*_):
+    return forever(*_) + 1
+
+
+def chatty(*_):
+    print("one\ntwo")
+    print("three", file=sys.stderr)
+
+
+def like(make):
+    """A function that answers with a tensor of the shape of the first tensor that it gets (of (4,) if there is none)."""
+    def function(*arguments):
+        first = next((a for a in arguments if isinstance(a, torch.Tensor)), torch.zeros(4))
+        return make(first.shape)
+    return function
+
+
+BAD = {
+    "raises": (throw(ValueError("bad\nnews")), "ValueError: bad news"),
+    "raises without words": (throw(Unspeakable()), "Unspeakable"),
+    "SystemExit": (throw(SystemExit(3)), "SystemExit"),
+    "GeneratorExit": (throw(GeneratorExit()), "GeneratorExit"),
+    "endless recursion": (forever, "RecursionError"),
+    "wrong number of arguments": (lambda: 0, "TypeError"),
+    "prints, returns nothing": (chatty, "returns nothing"),
+    "None": (lambda *_: None, "returns nothing"),
+    "Ellipsis": (lambda *_: ..., "returns nothing"),
+    "string": (lambda *_: "cat", "type str"),
+    "list": (lambda *_: [1, 2], "type list"),
+    "generator": (lambda *_: (i for i in range(3)), "type generator"),
+    "untouchable": (lambda *_: Untouchable(), ""),
+    "wrong shape": (lambda *_: torch.zeros(7, 2, 5), "shape (7, 2, 5)"),
+    "empty": (lambda *_: torch.zeros(0), "shape (0,)"),
+    "on another device": (like(lambda shape: torch.zeros(shape, device="meta")), "device meta"),
+    "sparse": (like(lambda shape: torch.zeros(shape).to_sparse()), "sparse"),
+    "complex": (like(lambda shape: torch.zeros(shape, dtype=torch.complex64)), "complex64"),
+    "True": (lambda *_: True, "bool"),
+    "object with a length only": (lambda *_: range(3), "type range"),
+    "NaN as a number": (lambda *_: float("nan"), ("NaN", "type float")),
+    "infinite number": (lambda *_: float("inf"), ("infinity", "type float")),
+    "huge integer": (lambda *_: 10**400, ("OverflowError", "type int")),
+    "constant number": (lambda *_: 12345678.0, ("12345678", "1.235e+07", "type float", "range")),
+    "constant integer": (lambda *_: 12345678, ("constant", "type int", "range")),
+}
+TENSORS = ("recover_picture", "betas_from_alpha_bar", "shift_for_size", "scale_and_shift", "ddim_step")
+BAD_TENSORS = {
+    "NaN": (lambda shape: torch.full(shape, float("nan"), dtype=torch.float64), "NaN"),
+    "infinite": (lambda shape: torch.full(shape, float("inf"), dtype=torch.float64), "infinity"),
+    "constant": (lambda shape: torch.full(shape, 0.123, dtype=torch.float64), "0.123, a constant"),
+    "integers": (lambda shape: torch.arange(shape.numel()).reshape(shape), "torch.int64"),
+    "truth values": (lambda shape: torch.ones(shape, dtype=torch.bool), "torch.bool"),
+    "half precision": (lambda shape: torch.rand(shape, generator=torch.Generator().manual_seed(1)).half(), "torch.float16"),
+    "dice": (lambda shape: torch.rand(shape, dtype=torch.float64), "two answers"),
+    "needs a gradient": (lambda shape: torch.linspace(0, 9, shape.numel()).double().reshape(shape).requires_grad_(),
+                         ("off by", "range")),
+    "a parameter": (lambda shape: torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64)), "constant"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD, ids=BAD)
+@pytest.mark.parametrize("name", CHECKERS)
+def test_bad_answers_end_in_a_hint(name, bad, capsys):
+    function, pieces = BAD[bad]
+    line = one_line(capsys, name, function)
+    assert line.startswith("Not yet: ")
+    expected = (pieces,) if isinstance(pieces, str) else pieces
+    assert any(piece in line for piece in expected), line
+
+
+@pytest.mark.parametrize("bad", BAD_TENSORS, ids=BAD_TENSORS)
+@pytest.mark.parametrize("name", TENSORS)
+def test_bad_tensors_end_in_a_hint(name, bad, capsys):
+    make, pieces = BAD_TENSORS[bad]
+    line = one_line(capsys, name, like(make))
+    assert line.startswith("Not yet: ")
+    assert any(piece in line for piece in ((pieces,) if isinstance(pieces, str) else pieces)), line
+
+
+@pytest.mark.parametrize("name", CHECKERS)
+def test_what_is_no_function_ends_in_a_hint(name, capsys):
+    for value, piece in ((None, "nothing (None)"), (5, "type int"), (torch.zeros(3), "type Tensor"), ("f", "type str")):
+        line = one_line(capsys, name, value)
+        assert line.startswith("Not yet: ") and piece in line and "without brackets" in line
+
+
+@pytest.mark.parametrize("name", ["no_such", 7, None, [1], ""])
+def test_unknown_exercise_ends_in_a_hint(name, capsys):
+    line = one_line(capsys, name, print)
+    assert "no exercise called" in line and "recover_picture" in line
+
+
+@pytest.mark.parametrize("name", CHECKERS)
+def test_the_stop_button_works(name):
+    with pytest.raises(KeyboardInterrupt):
+        check(name, throw(KeyboardInterrupt()))
+
+
+def test_a_function_may_spoil_its_arguments_and_print(capsys):
+    def spoils(x_t, alpha_bar, noise):
+        print("look:", x_t.shape)
+        x_t -= (1 - alpha_bar).sqrt() * noise
+        x_t /= alpha_bar.sqrt()
+        noise.zero_()
+        return x_t
+    assert one_line(capsys, "recover_picture", spoils).startswith("Correct: ")
+
+
+# -- typical slips: (exercise, what the learner wrote, a piece of the hint) ------------------------------------------------
+
+def v(a, x_0, noise):
+    return a.sqrt() * noise - (1 - a).sqrt() * x_0
+
+
+def v_slip(noised, target=v, end=lambda e: (e**2).mean()):
+    def function(network, x_0, t, noise, alphas_cumprod):
+        a = alphas_cumprod[t].reshape(-1, 1, 1, 1)
+        return end(network(noised(a, x_0, noise), t) - target(a, x_0, noise))
+    return function
+
+
+def right_x_t(a, x_0, noise):
+    return a.sqrt() * x_0 + (1 - a).sqrt() * noise
+
+
+def flat_factors(network, x_0, t, noise, alphas_cumprod):
+    a = alphas_cumprod[t]
+    return ((network(right_x_t(a, x_0, noise), t) - v(a, x_0, noise)) ** 2).mean()
+
+
+def ddim(guess_clip=True, result_clip=False, fresh=False):
+    def function(x_t, x0_hat, now, later):
+        guess = x0_hat.clamp(-1, 1) if guess_clip else x0_hat
+        noise = torch.randn_like(x_t) if fresh else (x_t - now.sqrt() * guess) / (1 - now).sqrt()
+        x = later.sqrt() * guess + (1 - later).sqrt() * noise
+        return x.clamp(-1, 1) if result_clip else x
+    return function
+
+
+def kept(betas):
+    return (1 - betas).cumprod(0)
+
+
+SLIPS = [
+    ("recover_picture", lambda x, a, e: (x - (1 - a) * e) / a**0.5, "root over 1 - ᾱ is forgotten"),
+    ("recover_picture", lambda x, a, e: (x - (1 - a) ** 0.5 * e) / a, "root over ᾱ is forgotten"),
+    ("recover_picture", lambda x, a, e: (x - a**0.5 * e) / (1 - a) ** 0.5, "swapped"),
+    ("recover_picture", lambda x, a, e: x - (1 - a) ** 0.5 * e, "divide by √ᾱ"),
+    ("recover_picture", lambda x, a, e: x.sub_((1 - a) ** 0.5 * e), "divide by √ᾱ"),      # spoils its argument
+    ("recover_picture", lambda x, a, e: ((1 - a) ** 0.5 * e - x) / a**0.5, "only the sign"),
+    ("recover_picture", lambda x, a, e: 0.9 * (x - (1 - a) ** 0.5 * e) / a**0.5, "0 of 3 questions; for ᾱ = 0.9 the answer is off"),
+    ("first_mostly_noise", lambda b: int((kept(b) >= 0.5).sum()) + 1, "counts from 1"),
+    ("first_mostly_noise", lambda b: int((kept(b) >= 0.5).sum()) - 1, "off by one"),
+    ("first_mostly_noise", lambda b: int((kept(b) < 0.5).sum()), "how many timesteps"),
+    ("first_mostly_noise", lambda b: int((kept(b).sqrt() >= 0.5).sum()), "√ᾱ < 1/2"),
+    ("first_mostly_noise", lambda b: kept(b)[0].item(), "is a float"),
+    ("betas_from_alpha_bar", lambda a: 1 - a[1:] / a[:-1], "one beta is missing"),
+    ("betas_from_alpha_bar", lambda a: 1 - a, "noise of all steps"),
+    ("betas_from_alpha_bar", lambda a: 1 - a / a.roll(1), "last ᾱ"),
+    ("betas_from_alpha_bar", lambda a: a / torch.cat([torch.ones(1).double(), a[:-1]]), "these are the alphas"),
+    ("betas_from_alpha_bar", lambda a: 1 - a.float() / torch.cat([torch.ones(1), a[:-1].float()]), "torch.float32, which is too coarse"),
+    ("betas_from_alpha_bar", lambda a: 1 + a, "the range is 0 to 1"),
+    ("shift_for_size", lambda a, s: a / (1 - a) / (s / 32) ** 2, "this is the SNR"),
+    ("shift_for_size", lambda a, s: (r := a / (1 - a) / (s / 32)) / (1 + r), "square is forgotten"),
+    ("shift_for_size", lambda a, s: (r := a / (1 - a) * (s / 32) ** 2) / (1 + r), "wrong way round"),
+    ("shift_for_size", lambda a, s: (r := a / (1 - a) / s**2) / (1 + r), "made for 32"),
+    ("pixels_seen", lambda layers: 1 + sum(w - 1 for w, _ in layers), "stride is not used"),
+    ("attention_cost", lambda c, h, w: 4 * h * w * c * c, "are missing"),
+    ("attention_cost", lambda c, h, w: 4 * h * w * c * c + (h * w) ** 2 * c, "two products"),
+    ("scale_and_shift", lambda h, u: h * u[:, :3, None, None] + u[:, 3:, None, None], "the 1 is missing"),
+    ("scale_and_shift", lambda h, u: h * (1 + u[:, 3:, None, None]) + u[:, :3, None, None], "swapped"),
+    ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).sum()), "sum for mean"),
+    ("v_loss", v_slip(right_x_t, lambda a, x, e: e), "the target is the noise"),
+    ("v_loss", v_slip(right_x_t, lambda a, x, e: a * e - (1 - a) * x), "roots are forgotten in v"),
+    ("v_loss", v_slip(lambda a, x, e: a.sqrt() * x + (1 - a) * e), "forgotten in x_t"),
+    ("v_loss", v_slip(lambda a, x, e: x), "clean picture"),
+    ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).mean().detach()), "no gradient"),
+    ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).mean().item()), "type float"),
+    ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).mean(dim=(1, 2, 3))), "shape (2,)"),
+    ("v_loss", flat_factors, "shape (B, 1, 1, 1)"),
+    ("ema_half_life", lambda a, w, h: (1 - 0.5 ** (1 / h)) * a + 0.5 ** (1 / h) * w, "swapped"),
+    ("ema_half_life", lambda a, w, h: (1 - 1 / h) * a + w / h, "1 - 1 / half_life"),
+    ("ema_half_life", lambda a, w, h: (a + w) / 2, "at every step"),
+    ("ema_half_life", lambda a, w, h: a.lerp_(w, 0.1) and None, "RuntimeError"),
+    ("ddim_step", ddim(guess_clip=False), "not clipped"),
+    ("ddim_step", ddim(guess_clip=False, result_clip=True), "the result is clipped; clip the guess"),
+    ("ddim_step", ddim(result_clip=True), "clipped too"),
+    ("ddim_step", ddim(fresh=True), "no dice"),
+    ("step_variance", lambda a, t: (1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1]), "noise on the last step"),
+    ("step_variance", lambda a, t: 1 - a[t] / (a[t - 1] if t else 1), "this is beta_t"),
+    ("step_variance", lambda a, t: 0 if t == 0 else ((1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1])) ** 0.5, "standard deviation"),
+    ("step_variance", lambda a, t: (1 - a[t]) / (1 - (a[t - 1] if t else 1.0)) * 0.1, "there is NaN or infinity"),
+    ("step_variance", lambda a, t: 1 / t, "ZeroDivisionError"),
+    ("power_above", lambda d, f: d[f + 1 :].sum() / d.sum(), "decibels are logarithms"),
+    ("power_above", lambda d, f: (10 ** (d[f:] / 10)).sum() / (10 ** (d / 10)).sum(), "start at limit + 1"),
+    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 20)).sum() / (10 ** (d / 20)).sum(), "for amplitudes"),
+    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 10)).sum(), "divide by the power of all"),
+    ("at_least_one", lambda p, n: p * n, "how many decent ones"),
+    ("at_least_one", lambda p, n: (1 - p) ** n, "none is decent"),
+    ("at_least_one", lambda p, n: 1 - p**n, "all are decent"),
+    ("frechet_1d", lambda m, s, n, r: ((m - n) ** 2 + (s - r) ** 2) ** 0.5, "left squared"),
+    ("frechet_1d", lambda m, s, n, r: (m - n) ** 2, "the deviations differ too"),
+    ("frechet_1d", lambda m, s, n, r: (m - n) ** 2 + (s**2 - r**2) ** 2, "not the variances"),
+    ("precision", lambda x, real, radii: (torch.cdist(x, real) <= radii).all(dim=1).double().mean(), "any, not all"),
+    ("precision", lambda x, real, radii: (torch.cdist(x, real) <= radii).any(dim=0).double().mean(), "share of the balls"),
+]
+
+
+@pytest.mark.parametrize("slip", range(len(SLIPS)))
+def test_typical_slips_are_named(slip, capsys):
+    name, function, piece = SLIPS[slip]
+    line = one_line(capsys, name, function)
+    assert line.startswith("Not yet: ") and piece in line
+
+
+# -- make class --------------------------------------------------------------------------------------------------------
+
+def class_of(folder: Path, out: Path, capsys) -> tuple[int, str, str]:
+    code = make_class.main([str(folder), str(out)])
+    return code, *capsys.readouterr()
+
+
+def test_class_copies(tmp_path, capsys):
+    code, out, err = class_of(ROOT / "notebooks", tmp_path / "class", capsys)
+    assert (code, err) == (0, "") and out.count("\n") == 1
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        student, teacher = (json.loads((tmp_path / "class" / who / path.name).read_text(encoding="utf-8"))
+                            for who in ("student", "instructor"))
+        assert teacher == whole
+        assert any(map(make_class.is_solution, whole["cells"]))
+        assert "Solution</summary>" not in json.dumps([c["source"] for c in student["cells"]])
+        stubs = [c for c in student["cells"] if make_class.is_stub(c)]
+        assert len(stubs) >= 2 and all(c["outputs"] == [] and c["execution_count"] is None for c in stubs)
+        others = [c for c in whole["cells"] if not make_class.is_solution(c) and not make_class.is_stub(c)]
+        assert [c for c in student["cells"] if not make_class.is_stub(c)] == others
+        assert student["metadata"] == whole["metadata"]
+        for link in re.findall(r"\]\((\.\./figures/[^)]+)\)", json.dumps(student["cells"])):
+            assert (tmp_path / "class" / "student" / link).is_file() and (tmp_path / "class" / "instructor" / link).is_file()
+    assert list((tmp_path / "class" / "figures").iterdir()), "notebook 05 shows figures"
+
+
+def cell(kind, text, **more):
+    return {"cell_type": kind, "metadata": {}, "source": text, **more}
+
+
+def small(path: Path, *cells) -> Path:
+    """A series of one small notebook with an exercise and what else is given."""
+    path.mkdir(exist_ok=True)
+    exercise = cell("code", 'check("v_loss", f)', outputs=[], execution_count=1)
+    cells = [exercise, cell("markdown", make_class.SOLUTION + "</details>"), *cells]
+    notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    (path / "01_small.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, out: Path, capsys, *pieces: str) -> None:
+    code, printed, err = class_of(folder, out, capsys)
+    assert code == 2 and printed == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    for piece in pieces:
+        assert piece in err
+    assert not (out / "student").exists(), "nothing may be written"
+
+
+def test_class_refuses_missing_and_broken_notebooks(tmp_path, capsys):
+    out, folder = tmp_path / "class", small(tmp_path / "notebooks")
+    assert class_of(folder, tmp_path / "fine", capsys)[0] == 0
+    refused(tmp_path / "nowhere", out, capsys, "01 is missing", "nowhere")
+    shutil.copy(folder / "01_small.ipynb", folder / "03_third.ipynb")
+    refused(folder, out, capsys, "notebook 02 is missing")
+    (folder / "03_third.ipynb").unlink()
+    whole = (folder / "01_small.ipynb").read_text(encoding="utf-8")
+    for broken in (whole[: len(whole) // 2], "", "[]", "{}", '{"cells": 3, "nbformat": 4}', whole.replace('"code"', '"coal"')):
+        (folder / "01_small.ipynb").write_text(broken, encoding="utf-8")
+        refused(folder, out, capsys, "01_small.ipynb is no valid notebook")
+    (folder / "01_small.ipynb").write_bytes(b"\xff\xfe\x00")
+    refused(folder, out, capsys, "01_small.ipynb is no valid notebook")
+
+
+def test_class_refuses_exercises_without_solution_and_dead_links(tmp_path, capsys):
+    out, folder = tmp_path / "class", tmp_path / "notebooks"
+    small(folder, cell("code", 'x = 1\ncheck("ddim_step", f)', outputs=[], execution_count=2))
+    refused(folder, out, capsys, "ddim_step", "no solution")
+    small(folder, cell("markdown", make_class.SOLUTION))
+    refused(folder, out, capsys, "solution number 2")
+    small(folder, cell("markdown", "![cats](../figures/none.png)"))
+    refused(folder, out, capsys, "../figures/none.png", "missing")
+    small(folder, cell("markdown", "[next](02_next.ipynb) [far](https://example.org/a.png)"))
+    refused(folder, out, capsys, "02_next.ipynb")
+
+
+def test_class_says_where_it_cannot_write(tmp_path, capsys):
+    (tmp_path / "class").write_text("a file, not a folder", encoding="utf-8")
+    code, printed, err = class_of(small(tmp_path / "notebooks"), tmp_path / "class", capsys)
+    assert code == 2 and printed == "" and err.startswith("error: cannot write") and err.count("\n") == 1

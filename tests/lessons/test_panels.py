@@ -1,0 +1,262 @@
+"""Panels: pixels are the values, in order, on one scale; small plots show their numbers where they belong."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lib.data.pictures import encode, image_grid, to_pictures
+from diffusion_lib.lessons import panels
+from diffusion_lib.lessons.panels import COLORS, compose, curve_panel, histogram_panel
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def rgb(color: str) -> list[int]:
+    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def where(picture: Image.Image, color: str) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, columns) of the pixels of just this colour."""
+    return np.nonzero((pixels(picture) == rgb(color)).all(axis=2))
+
+
+# -- values to pixels ----------------------------------------------------------------------------------------------------
+
+
+def test_values_become_pixels_on_one_fixed_scale() -> None:
+    values = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, -3.0, 7.0])
+    (picture,) = to_pictures(values.expand(3, 1, 7))
+    assert pixels(picture)[0, :, 0].tolist() == [0, 64, 128, 191, 255, 0, 255]
+
+
+def test_no_picture_is_normalised_by_itself() -> None:
+    faint = 0.1 * torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8).expand(1, 3, 8, 8)
+    alone, beside = to_pictures(faint)[0], to_pictures(torch.cat([faint, 10 * faint]))[0]
+    assert pixels(alone).min() >= 114 and pixels(alone).max() <= 141           # a faint picture stays faint
+    assert np.array_equal(pixels(alone), pixels(beside))                       # whatever it is shown beside
+    assert np.array_equal(pixels(compose([faint], scale=1).crop((6, 6, 14, 14))), pixels(alone))
+
+
+def test_all_kinds_of_images_are_the_same_picture(toy_images) -> None:
+    as_float = toy_images.float() / 127.5 - 1
+    kinds = [toy_images, as_float, list(toy_images), [as_float[:5], as_float[5:]], [np.array(i.permute(1, 2, 0)) for i in toy_images],
+             [Image.fromarray(np.array(i.permute(1, 2, 0))) for i in toy_images], as_float.double().requires_grad_()]
+    for kind in kinds:
+        pictures = to_pictures(kind)
+        assert len(pictures) == 12 and all(p.mode == "RGB" for p in pictures)
+        for picture, image in zip(pictures, toy_images, strict=True):
+            assert np.array_equal(pixels(picture), image.permute(1, 2, 0).numpy())
+    assert len(to_pictures(toy_images[0])) == 1
+    assert np.array_equal(pixels(to_pictures(toy_images[:1, :1])[0])[..., 2], toy_images[0, 0])     # grey: three times the same
+
+
+@pytest.mark.parametrize(("images", "pieces"), [
+    (torch.zeros(2, 4, 8, 8), ["(2, 4, 8, 8)", "(B, 3, H, W)"]),
+    (torch.zeros(8, 8), ["(8, 8)", "(B, 3, H, W)"]),
+    (np.zeros((8, 8, 3)), ["ndarray", "uint8 array"]),
+    (np.zeros((3, 8, 8), np.uint8), ["ndarray", "(H, W, 3)"]),
+    ("cat.png", ["str", "PIL"]),
+    (torch.full((1, 3, 8, 8), math.nan), ["NaN"]),
+])
+def test_what_is_no_image_is_refused(images, pieces, refuses) -> None:
+    with refuses(ValueError, *pieces):
+        to_pictures(images)
+
+
+# -- grids ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("columns", "scale", "padding"), [(None, 1, 2), (5, 3, 0), (1, 2, 4), (50, 1, 1)])
+def test_a_grid_holds_the_images_in_their_order(toy_images, columns, scale, padding) -> None:
+    grid = pixels(image_grid(toy_images, columns, scale, padding))
+    across = min(columns or 4, 12)
+    side = 8 * scale
+    assert grid.shape == (math.ceil(12 / across) * (side + padding) + padding, across * (side + padding) + padding, 3)
+    covered = np.zeros(grid.shape[:2], bool)
+    for i, image in enumerate(toy_images):
+        top, left = (padding + place * (side + padding) for place in divmod(i, across))
+        expected = np.kron(image.permute(1, 2, 0).numpy(), np.ones((scale, scale, 1), int))
+        assert np.array_equal(grid[top : top + side, left : left + side], expected), i
+        covered[top : top + side, left : left + side] = True
+    assert (grid[~covered] == 255).all()
+
+
+def test_grids_refuse(toy_images, refuses) -> None:
+    with refuses(ValueError, "no images", "at least one"):
+        image_grid([])
+    with refuses(ValueError, "columns", "0"):
+        image_grid(toy_images, columns=0)
+    with refuses(ValueError, "scale", "0"):
+        image_grid(toy_images, scale=0)
+    with refuses(ValueError, "(8, 8), (16, 16)", "compose()"):
+        image_grid([torch.zeros(3, 8, 8), torch.zeros(3, 16, 16)])
+
+
+@pytest.mark.parametrize(("format", "start"), [("png", b"\x89PNG"), ("webp", b"RIFF"), ("jpeg", b"\xff\xd8")])
+def test_encoded_pictures_open_again(toy_images, format, start) -> None:
+    picture = image_grid(toy_images, scale=4)
+    content = encode(picture, format)
+    assert content.startswith(start)
+    error = np.abs(pixels(Image.open(io.BytesIO(content))) - pixels(picture))
+    assert error.mean() < (1e-9 if format == "png" else 15)
+    if format != "png":
+        assert len(encode(picture, format, 20)) < len(encode(picture, format, 90))
+
+
+# -- compose -------------------------------------------------------------------------------------------------------------
+
+
+def test_compose_keeps_every_pixel_and_the_order() -> None:
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    parts = [Image.new("RGB", size, color) for size, color in zip([(40, 30), (20, 60), (50, 10)], colors, strict=True)]
+    sheet = pixels(compose(parts, ["a", "a much longer title\nof two lines", "c"], caption="t = 3"))
+    lefts = []
+    for part, color in zip(parts, colors, strict=True):
+        rows, columns = np.nonzero((sheet == color).all(axis=2))
+        assert len(rows) == part.width * part.height                           # nothing covers it
+        assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (part.height, part.width)
+        lefts.append(columns.min())
+    assert lefts == sorted(lefts)
+
+
+def test_compose_enlarges_tensors_only() -> None:
+    white = torch.ones(3, 8, 8)
+    assert compose([white]).size == (200 + 12, 200 + 12)                       # 25 times: about 200 pixels high
+    assert compose([white], scale=3).size == (24 + 12, 24 + 12)
+    assert compose([torch.ones(4, 3, 8, 8)], scale=2).size == (2 * 22 + 12, 2 * 22 + 12)      # a batch is a grid
+    assert compose([Image.new("RGB", (8, 8))], scale=3).size == (8 + 12, 8 + 12)
+    assert compose([torch.ones(3, 300, 300)]).size == (312, 312)               # large ones are not shrunk
+
+
+def test_titles_and_captions_are_drawn_whole() -> None:
+    plain, titled = compose([torch.ones(3, 8, 8)], scale=1), compose([torch.ones(3, 8, 8)], ["ε̂ and ᾱ_t"], scale=1)
+    captioned = compose([torch.ones(3, 8, 8)], scale=1, caption="a caption far wider than the picture")
+    assert (pixels(plain) == 255).all()
+    for sheet in (titled, captioned):
+        dark = np.nonzero(pixels(sheet).sum(axis=2) < 300)
+        assert len(dark[0]) > 40 and dark[1].max() < sheet.width - 1 and dark[1].min() > 0 and dark[0].min() > 0
+    assert captioned.width > panels.font(15).getlength("a caption far wider than the picture")
+
+
+def test_compose_refuses(refuses) -> None:
+    with refuses(ValueError, "2 panels", "titles", "1"):
+        compose([torch.zeros(3, 8, 8)] * 2, ["one"])
+    with refuses(ValueError, "no panels", "at least one"):
+        compose([])
+
+
+# -- small plots ---------------------------------------------------------------------------------------------------------
+
+
+def test_bars_of_a_histogram_have_the_right_heights() -> None:
+    values = np.repeat([-0.5, 0.5], [300, 100])                                # densities 0.75 and 0.25 on two bars of width 1
+    panel = histogram_panel(torch.tensor(values), limits=(-1, 1), bins=2)
+    rows, columns = where(panel, COLORS[2])
+    middle = (columns.min() + columns.max()) / 2
+    left, right = rows[columns < middle - 5], rows[columns > middle + 5]
+    high = [left.max() - left.min(), right.max() - right.min()]
+    assert high[0] / high[1] == pytest.approx(3, rel=0.05)
+    axes = panels._Axes((260, 200), (-1, 1), (0, 1.2), False, "value")                         # its upper limit: the next round one
+    assert left.min() == pytest.approx(axes.px([0], [0.75])[1][0], abs=1.5)
+
+
+def test_what_lies_outside_a_histogram_is_not_in_its_shares() -> None:
+    def height(values):
+        rows, _ = where(histogram_panel(np.array(values), limits=(0, 1), bins=1), COLORS[2])
+        return rows.max() - rows.min()
+
+    assert height([0.5, 0.5, 9.0]) / height([0.5, 0.5, 0.5]) == pytest.approx(2 / 3, abs=0.03)      # both up to 1.2
+
+
+def test_the_gaussian_over_a_histogram_is_the_normal_density() -> None:
+    panel = histogram_panel(np.full(10, 99.0), limits=(-3, 3), gaussian=True)  # no bars: all outside
+    rows, columns = where(panel, COLORS[1])
+    axes = panels._Axes((260, 200), (-3, 3), (0, 0.6), False, "value")
+    for x in (-2.0, -1.0, 0.0, 0.5, 2.0):
+        (across,), (up,) = axes.px([x], [math.exp(-x * x / 2) / math.sqrt(2 * math.pi)])
+        assert rows[np.abs(columns - across) < 1].mean() == pytest.approx(up, abs=2.5), x
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_curve_goes_through_its_points(log) -> None:
+    x = np.array([0.0, 10.0, 20.0, 40.0])
+    values = np.array([0.01, 1.0, 0.1, 0.5])
+    panel = curve_panel({"a": torch.tensor(values)}, x=x, log=log, limits=(0.01, 1))
+    rows, columns = where(panel, COLORS[0])
+    left, top, right, bottom = panels._Axes((320, 200), (0, 40), (0.01, 1), log, "t").box
+
+    def distance(at: float, value: float) -> np.ndarray:
+        """Rows between (at, value) and what is drawn in its column and the two beside it."""
+        share = (math.log10(value) + 2) / 2 if log else (value - 0.01) / 0.99
+        across, up = left + at / 40 * (right - left), bottom - share * (bottom - top)
+        return np.abs(rows[np.abs(columns - across) <= 1] - up)
+
+    for at, value in zip(x, values, strict=True):
+        assert distance(at, value).min() <= 1.5, (at, value)
+    assert distance(30.0, math.sqrt(0.1 * 0.5) if log else 0.3).max() <= 2     # straight in between, in its own scale
+
+
+def test_markers_sit_on_their_curves() -> None:
+    curves = {"up": np.linspace(0, 1, 101), "down": np.linspace(1, 0, 101)}
+    panel = curve_panel(curves, marker=25, limits=(0, 1))
+    axes = panels._Axes((320, 200), (0, 100), (0, 1), False, "t")
+    for color, value in zip(COLORS, (0.25, 0.75), strict=False):
+        (across,), (up,) = axes.px([25], [value])
+        for beside in (-2, 2):                                                 # a dot on the line, not only the line
+            assert pixels(panel)[round(up) + beside, round(across) + 2].tolist() == rgb(color)
+
+
+def test_limits_keep_the_frame_still() -> None:
+    frames = [pixels(curve_panel({"a": np.full(5, value)}, limits=(0, 1))) for value in (0.2, 0.6)]
+    moved = (frames[0] != frames[1]).any(axis=2)
+    axes = panels._Axes((320, 200), (0, 4), (0, 1), False, "t")
+    assert moved.any() and not moved[:, : axes.box[0]].any() and not moved[axes.box[3] + 2 :].any()
+
+
+@pytest.mark.parametrize("values", [[math.nan, 1.0, math.inf, 2.0], [0.0, -1.0, 0.0, 0.0], [3.0], [2.0, 2.0, 2.0]])
+@pytest.mark.parametrize("log", [False, True])
+def test_odd_numbers_do_not_stop_a_curve(values, log) -> None:
+    assert curve_panel({"a": values}, log=log, marker=0).size == (320, 200)
+
+
+def test_curves_refuse(refuses) -> None:
+    for nothing in ({}, {"a": []}):
+        with refuses(ValueError, "curves", "at least one"):
+            curve_panel(nothing)
+    with refuses(ValueError, "(0, 1)", "above 0"):
+        curve_panel({"a": [0.5]}, log=True, limits=(0, 1))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 3), (0, 999), (0.012, 0.019), (-1e-6, 1e-6), (5, 7.5)])
+def test_ticks_are_few_round_and_inside(low, high) -> None:
+    ticks = panels._ticks(low, high)
+    assert 2 <= len(ticks) <= 6 and all(low - 1e-12 <= tick <= high + 1e-12 for tick in ticks)
+    steps = np.diff(ticks)
+    assert np.allclose(steps, steps[0], rtol=1e-6)
+    assert round(steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9)) in (1, 2, 5)
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [
+    (-5, 0, [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1]), (-12, 3, [1e-12, 1e-9, 1e-6, 1e-3, 1, 1e3]),
+    (math.log10(0.15), math.log10(0.9), [0.2, 0.5]),                           # a loss within one power of ten has ticks too
+    (math.log10(0.61), math.log10(0.72), [0.65, 0.7]),
+    (math.log10(1.1e-11), math.log10(1.3e-11), [1.1e-11, 1.15e-11, 1.2e-11, 1.25e-11, 1.3e-11]),
+])
+def test_logarithmic_ticks(low, high, expected) -> None:
+    assert panels._log_ticks(low, high) == pytest.approx(expected, rel=1e-9)
+
+
+def test_letters_are_there_without_matplotlib(monkeypatch) -> None:
+    panels.font.cache_clear()
+    monkeypatch.setattr(panels, "find_spec", lambda name: None)
+    try:
+        assert panels.font(14).getlength("t = 100") > 20
+        assert compose([torch.zeros(3, 8, 8)], ["title"]).width >= 200
+    finally:
+        panels.font.cache_clear()

@@ -1,0 +1,474 @@
+"""Sliders and the live view of a training, without a browser: what they hold, what they are linked to, what they say when it fails.
+
+Every slider is pushed to its ends and its middle. tests/browser moves them as a hand does.
+"""
+
+import gc
+import io
+from types import SimpleNamespace
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+from IPython.lib.pretty import pretty
+from ipywidgets import Checkbox, Dropdown, FloatSlider, HBox, IntSlider, IntText, Play, SelectionSlider
+from ipywidgets.widgets.widget_link import Link
+from PIL import Image
+from traitlets import TraitError
+
+from diffusion_lib import GaussianDiffusion, linear_beta_schedule
+from diffusion_lib.data.pictures import image_grid
+from diffusion_lib.lessons import sliders as widgets
+from diffusion_lib.lessons.panels import compose, curve_panel
+from diffusion_lib.lessons.plots import plot_curves, running_mean
+from diffusion_lib.lessons.progress import LiveProgress
+from diffusion_lib.lessons.sliders import frame_slider, live_panel, live_slider, timestep_slider
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def grey(t: float, high: float = 1000) -> torch.Tensor:
+    """A picture that says its number: 8 pixels of one grey."""
+    return torch.full((3, 8, 8), 2 * t / high - 1)
+
+
+def middle(content: bytes) -> int:
+    """The grey in the middle of what a slider shows of grey()."""
+    picture = pixels(content)
+    return int(picture[picture.shape[0] * 2 // 3, 80, 0])
+
+
+def in_page(one, one_name: str, other, other_name: str) -> bool:
+    """Whether a link in the page (no kernel needed) ties the two properties."""
+    ends = {(id(one), one_name), (id(other), other_name)}
+    links = [widget for widget in gc.get_objects() if type(widget) is Link]
+    return any({(id(link.source[0]), link.source[1]), (id(link.target[0]), link.target[1])} == ends for link in links)
+
+
+@pytest.fixture
+def diffusion() -> GaussianDiffusion:
+    return GaussianDiffusion(linear_beta_schedule(1000))
+
+
+@pytest.fixture
+def noise() -> torch.Tensor:
+    return torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+
+
+# -- frames --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_slider_at_its_ends_and_its_middle() -> None:
+    slider = frame_slider([grey(t) for t in (0, 250, 500, 750, 1000)], [0, 250, 500, 750, 1000])
+    assert slider.values == [0, 250, 500, 750, 1000]
+    for t in (0, 500, 1000):
+        shown = slider.move(t)
+        assert middle(shown) == pytest.approx(255 * t / 1000, abs=1)
+        assert slider.slider.label == str(t) and slider.pages.children[slider.pages.selected_index].value == shown
+    assert [middle(frame) for frame in slider.frames] == sorted(middle(frame) for frame in slider.frames)
+
+
+def test_a_frame_slider_moves_in_the_page_without_a_kernel() -> None:
+    slider = frame_slider([grey(t) for t in (0, 500, 1000)], ["a", "b", "c"], value="b")
+    assert slider.slider.index == slider.pages.selected_index == 1
+    assert in_page(slider.slider, "index", slider.pages, "selected_index")
+    row = slider.children[0]
+    player, handle = row.children
+    assert isinstance(player, Play) and handle is slider.slider and in_page(player, "value", handle, "index")
+    assert (player.min, player.max, player.value) == (0, 2, 1)
+    alone = frame_slider([grey(0)], [0], play=False)
+    assert [type(child) for child in alone.children[0].children] == [SelectionSlider]
+
+
+def test_pictures_carry_their_words_and_keep_their_size() -> None:
+    slider = frame_slider([grey(0), grey(1)], [3, 7], label="seed")
+    for picture, words in zip(slider.pages.children, ("seed = 3", "seed = 7"), strict=True):
+        assert picture.tooltip == words
+        state = picture.get_state()
+        assert state["description"] == ""                                      # without it the page cannot show a tooltip
+        assert picture.layout.align_self == "flex-start"                       # else a box stretches it over the page
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_text_forms_are_constant_and_one_line(live) -> None:
+    def make(start):
+        if live:
+            return live_slider(lambda t: grey(t), 0, 1000, start, label="step")
+        return frame_slider([grey(t) for t in (0, 500, 1000)], [0, 500, 1000], "step", value=start)
+
+    one, other = make(0), make(500)
+    one.move(1000)
+    expected = "Slider over step (0 to 1000)" if live else "Slider over step (3 frames)"
+    assert pretty(one) == pretty(other) == repr(one) == expected
+    bundle = one._repr_mimebundle_()
+    assert bundle["text/plain"] == expected and "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_captions_are_drawn_into_the_frames() -> None:
+    def frame(**options):
+        return pixels(frame_slider([grey(500)], [500], **options).move(500))
+
+    same, other, label = frame(), frame(captions=["another one"]), frame(label="seed")
+    assert np.array_equal(same, np.asarray(compose([compose([grey(500)])], caption="t = 500")))
+    assert np.array_equal(other, np.asarray(compose([compose([grey(500)])], caption="another one")))
+    assert np.array_equal(label, np.asarray(compose([compose([grey(500)])], caption="seed = 500")))
+    assert len({same.tobytes(), other.tobytes(), label.tobytes()}) == 3
+
+
+def test_frames_of_every_kind() -> None:
+    as_bytes = widgets.encode(compose([grey(200)]))
+    figure = plot_curves({"a": [1, 2]}, xlabel="x", ylabel="y", width=3, height=2)
+    slider = frame_slider([grey(0), compose([grey(500)]), torch.zeros(4, 3, 8, 8), figure, as_bytes], range(5))
+    assert len({slider.move(value) for value in range(5)}) == 5
+    assert pixels(slider.move(3)).shape == (200 + 34, 300 + 12, 3)
+    untouched = frame_slider([as_bytes, as_bytes[:]], [0, 1])
+    assert untouched.frames == [as_bytes, as_bytes]                            # only bytes: taken as they are
+
+
+def test_frames_that_are_too_heavy_become_webp(noise) -> None:
+    png = sum(map(len, frame_slider(list(noise), range(6)).frames))
+    totals = []
+    for limit in (105, 95, 85):
+        slider = frame_slider(list(noise), range(6), limit_kb=limit)
+        assert {picture.format for picture in slider.pages.children} == {"webp"}
+        assert len({pixels(frame).shape for frame in slider.frames}) == 1
+        totals.append(sum(map(len, slider.frames)))
+        assert totals[-1] <= 1000 * limit < png
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_frames_over_the_limit_are_refused(noise, refuses) -> None:
+    with refuses(ValueError, "6 frames", "more than 5 kB", "fewer or smaller"):
+        frame_slider(list(noise), range(6), limit_kb=5)
+    content = widgets.encode(compose([noise[0]]))
+    with refuses(ValueError, "1 frames", f"more than {len(content) // 1000 - 1} kB"):
+        frame_slider([content], [0], limit_kb=len(content) // 1000 - 1)
+
+
+def test_frame_sliders_refuse(refuses) -> None:
+    two = [grey(0), grey(1)]
+    with refuses(ValueError, "equally many", "2, 3 and 3"):
+        frame_slider(two, [1, 2, 3])
+    with refuses(ValueError, "2, 2 and 1"):
+        frame_slider(two, [1, 2], captions=["one"])
+    with refuses(ValueError, "at least one", "0, 0 and 0"):
+        frame_slider([], [])
+    with refuses(ValueError, "value 5", "1 … 2"):
+        frame_slider(two, [1, 2], value=5)
+    with refuses(ValueError, "5 is no value", "1 to 2"):
+        frame_slider(two, [1, 2]).move(5)
+    with refuses(ValueError, "NaN"):
+        frame_slider([torch.full((3, 8, 8), float("nan"))], [1])
+
+
+# -- live ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_live_slider_at_its_ends_and_its_middle() -> None:
+    asked = []
+
+    def draw(t):
+        asked.append(t)
+        return grey(t)
+
+    slider = live_slider(draw, 0, 1000, 150)
+    assert asked == [150]
+    for t in (0, 500, 1000):
+        shown = slider.move(t)
+        assert shown == slider.image.value and middle(shown) == pytest.approx(255 * t / 1000, abs=1)
+    assert asked == [150, 0, 500, 1000]                                        # once for each place
+    slider.move(1000)                                                          # where it stands already: drawn anew
+    assert asked[-2:] == [1000, 1000]
+
+
+def test_a_hand_redraws_through_the_widget_itself() -> None:
+    slider = live_slider(lambda t: grey(t), 0, 1000)
+    before = slider.image.value
+    slider.slider.set_state({"value": 700})                                    # what arrives from the page
+    assert slider.image.value != before and middle(slider.image.value) == pytest.approx(178, abs=1)
+
+
+def test_play_is_linked_in_the_page() -> None:
+    slider = live_slider(lambda t: grey(t), 10, 20, 15, step=2)
+    player, handle = slider.children[0].children
+    assert isinstance(player, Play) and (player.min, player.max, player.value, player.step) == (10, 20, 15, 2)
+    assert handle is slider.slider and handle.step == 2 and in_page(player, "value", handle, "value")
+    assert not [w for w in live_slider(grey, 0, 9, play=False).children[0].children if isinstance(w, Play)]
+
+
+def test_an_error_is_shown_and_raised_by_move() -> None:
+    def draw(t):
+        if t > 500:
+            raise RuntimeError("no <picture> above 500")
+        return grey(t)
+
+    slider = live_slider(draw, 0, 1000)
+    good = slider.move(400)
+    slider.slider.value = 600                                                  # a hand: no traceback, but words below the picture
+    assert "RuntimeError: no &lt;picture&gt; above 500" in slider.status.value and slider.image.value == good
+    assert isinstance(slider.error, RuntimeError)
+    with pytest.raises(RuntimeError, match="no <picture> above 500"):
+        slider.move(700)
+    slider.move(300)
+    assert slider.status.value == "" and slider.error is None                  # and it goes on
+
+
+def test_a_slider_that_cannot_draw_at_all_says_so_at_once() -> None:
+    with pytest.raises(ZeroDivisionError):
+        live_slider(lambda t: grey(1 // t), 0, 10)
+    with pytest.raises(ValueError, match="images must be"):
+        live_slider(lambda t: "no picture", 0, 10)
+
+
+def test_slow_work_shows_that_it_is_working(monkeypatch) -> None:
+    seen = []
+    clock = iter(np.arange(0, 1000, 0.5))                                      # each drawing takes half a second
+    monkeypatch.setattr(widgets.time, "perf_counter", lambda: next(clock))
+    slider = live_slider(lambda t: grey(t), 0, 10)
+    slider.status.observe(lambda change: seen.append(change["new"]), "value")
+    slider.move(3)
+    assert seen == ["drawing …", ""]
+    monkeypatch.setattr(widgets.time, "perf_counter", lambda: 0.0)             # from now on it is quick
+    slider.move(4)                                                             # it cannot know yet
+    slider.move(5)
+    assert seen == ["drawing …", "", "drawing …", ""]
+
+
+def test_live_sliders_refuse(refuses) -> None:
+    with refuses(ValueError, "11", "0 … 10"):
+        live_slider(grey, 0, 10, 11)
+    slider = live_slider(grey, 0, 10)
+    with refuses(ValueError, "value = 12", "stopped at 10"):
+        slider.move(12)
+    with refuses(ValueError, "'steps'", "there are value"):
+        slider.move(steps=3)
+
+
+def test_live_pictures_of_every_kind() -> None:
+    kinds = [grey(3), compose([grey(3)]), widgets.encode(compose([grey(3)])), widgets.encode(compose([grey(3)]), "webp"),
+             widgets.encode(compose([grey(3)]), "jpeg"), plot_curves({"a": [1, 2]}, xlabel="x", ylabel="y", width=3, height=2)]
+    slider = live_slider(lambda i: kinds[i], 0, len(kinds) - 1)
+    for i, format in enumerate(["png", "png", "png", "webp", "jpeg", "png"]):
+        shown = slider.move(i)
+        assert slider.image.format == format and pixels(shown).shape[2] == 3
+    assert slider.move(2) == kinds[2]                                          # bytes are taken as they are
+
+
+# -- panels with controls ------------------------------------------------------------------------------------------------
+
+
+def test_short_forms_of_controls() -> None:
+    given = IntText(4)
+    controls = {"whole": (1, 50, 10), "in_steps": (10, 1000, 100, 10), "real": (0.5, 2, 1), "fine": (-6.0, -2.0, -4.0, 0.1),
+                "menu": ["ddim", "ddpm"], "box": True, "own": given}
+    asked = []
+
+    def draw(**values):
+        asked.append(values)
+        return grey(values["whole"], 50)
+
+    panel = live_panel(draw, controls)
+    made = panel.controls
+    assert list(made) == list(controls) and made["own"] is given
+    assert [type(made[name]) for name in controls] == [IntSlider, IntSlider, FloatSlider, FloatSlider, Dropdown, Checkbox, IntText]
+    assert asked == [{"whole": 10, "in_steps": 100, "real": 1.0, "fine": -4.0, "menu": "ddim", "box": True, "own": 4}]
+    assert [(w.min, w.max, w.step) for w in (made["whole"], made["in_steps"])] == [(1, 50, 1), (10, 1000, 10)]
+    assert [(w.min, w.max, w.step) for w in (made["real"], made["fine"])] == [(0.5, 2.0, 0.015), (-6.0, -2.0, 0.1)]
+    assert made["menu"].options == ("ddim", "ddpm") and all(made[name].description == name for name in list(controls)[:-1])
+    assert repr(panel) == f"Panel with {', '.join(controls)}"
+    assert panel.children[:-2] == tuple(made.values()) and panel.children[-2:] == (panel.image, panel.status)
+
+
+def test_a_panel_at_the_ends_and_the_middle_of_every_control() -> None:
+    def draw(steps, power, sampler, clip):
+        return curve_panel({sampler: np.linspace(0, 1, steps) ** power, "clip": np.full(steps, float(clip))}, limits=(0, 1))
+
+    panel = live_panel(draw, {"steps": (2, 50, 10), "power": (0.5, 3.0, 1.0), "sampler": ["ddim", "heun", "ddpm"], "clip": False})
+    places_of = {"steps": (2, 26, 50), "power": (0.5, 1.75, 3.0), "sampler": ("ddim", "heun", "ddpm"), "clip": (False, True)}
+    for name, places in places_of.items():
+        pictures = {panel.move(**{name: place}) for place in places}
+        assert len(pictures) == len(places), name
+    with pytest.raises(ValueError, match="power = 3.5 lies outside its slider, which stopped at 3.0"):
+        panel.move(power=3.5)
+    with pytest.raises(TraitError):
+        panel.move(sampler="unknown")
+
+
+def test_several_controls_at_once() -> None:
+    asked = []
+    panel = live_panel(lambda a, b: asked.append((a, b)) or grey(10 * a + b, 100), {"a": (0, 9, 0), "b": (0, 9, 0)})
+    assert middle(panel.move(a=5, b=7)) == pytest.approx(255 * 0.57, abs=1)
+    assert asked == [(0, 0), (5, 0), (5, 7)]                                   # as hands do: one after the other
+
+
+def test_more_controls_beside_a_slider() -> None:
+    slider = live_slider(lambda t, name, seed: grey(t + seed, 20), 0, 10, controls={"name": ["a", "b"], "seed": (0, 9, 0)})
+    assert middle(slider.move(5, seed=4)) == pytest.approx(255 * 9 / 20, abs=1)
+    assert middle(slider.move(10)) == pytest.approx(255 * 14 / 20, abs=1)      # seed stays
+    assert slider.move(name="b") == slider.image.value
+
+
+@pytest.mark.parametrize("control", [(1, 2), (1, 2, 3, 4, 5), "text", 7, None])
+def test_controls_that_are_none(control, refuses) -> None:
+    with refuses(ValueError, "'odd'", repr(control), "(low, high, start"):
+        live_panel(lambda odd: grey(0), {"odd": control})
+
+
+# -- timesteps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_t_and_alpha_bar_stand_above_the_picture(diffusion, live) -> None:
+    slider = timestep_slider(grey, diffusion, live=live, count=5, limit_kb=1000)
+    for t, words in ((0, "t = 0    ᾱ_t = 0.9999"), (500, "t = 500    ᾱ_t = 0.0778"), (999, "t = 999    ᾱ_t = 4.0e-05")):
+        expected = compose([compose([grey(t)])], caption=words)
+        assert np.array_equal(pixels(slider.move(t)), np.asarray(expected)), t
+        if not live:
+            assert slider.pages.children[slider.pages.selected_index].tooltip == words
+    assert not np.array_equal(pixels(slider.move(0)), pixels(slider.move(999)))
+
+
+def test_frames_of_a_timestep_slider_are_spread_over_all_t(diffusion) -> None:
+    slider = timestep_slider(lambda t: grey(t), diffusion, value=130)
+    assert len(slider.values) == 40 and slider.values[0] == 0 and slider.values[-1] == 999
+    assert set(np.diff(slider.values)) <= {25, 26}
+    assert slider.values[slider.slider.index] == min(slider.values, key=lambda t: abs(t - 130))
+    assert isinstance(slider.children[0].children[0], Play)
+    few = timestep_slider(lambda t: grey(t), GaussianDiffusion(linear_beta_schedule(1000)[:7]), count=40)
+    assert few.values == list(range(7))                                        # no timestep twice
+    every = timestep_slider(lambda t: grey(t), diffusion, live=True, value=130)
+    assert (every.slider.min, every.slider.max, every.slider.step, every.slider.value) == (0, 999, 1, 130)
+    assert isinstance(every.children[0], HBox) and isinstance(every.children[0].children[0], Play)
+
+
+def test_a_timestep_slider_refuses(diffusion, refuses) -> None:
+    with refuses(ValueError, "value 1000", "0 … 999"):
+        timestep_slider(grey, diffusion, live=True, value=1000)
+    with refuses(ValueError, "at least one"):
+        timestep_slider(grey, diffusion, count=0)
+
+
+# -- a training, watched -------------------------------------------------------------------------------------------------
+
+
+class OneTrainer:
+    """What LiveProgress needs to see of a Trainer."""
+
+    def __init__(self, steps: int) -> None:
+        self.step, self.losses, self.ema_model = 0, [], object()
+        self.config = SimpleNamespace(steps=steps)
+
+    def run(self, progress: LiveProgress, loss=lambda step: 1 / step) -> None:
+        while self.step < self.config.steps:
+            self.step += 1
+            self.losses.append(loss(self.step))
+            progress(self)
+
+
+def test_outside_a_notebook_progress_is_silent() -> None:
+    progress = LiveProgress(lambda model: pytest.fail("sampled"), 10)
+    OneTrainer(30).run(progress)
+    assert progress.picture is None and progress.history == [] and progress.image.value == b""
+    assert not progress.active
+
+
+def test_samples_come_when_they_are_due_and_at_the_end() -> None:
+    trainer, models = OneTrainer(25), []
+
+    def sample(model):
+        assert not torch.is_grad_enabled()
+        models.append(model)
+        return torch.full((4, 3, 8, 8), len(models) / 4 - 1)
+
+    progress = LiveProgress(sample, 10, active=True, seconds=1e9)
+    trainer.run(progress)
+    assert [step for step, _ in progress.history] == [10, 20, 25] and models == [trainer.ema_model] * 3
+    assert pixels(progress.image.value).tolist() == np.asarray(progress.picture).tolist()
+    assert repr(progress) == "Training, live: loss and samples"
+    slider = frame_slider([images for _, images in progress.history], [step for step, _ in progress.history], "step")
+    assert len({slider.move(step) for step in (10, 20, 25)}) == 3
+
+
+def test_the_curve_is_drawn_at_most_every_so_many_seconds(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(widgets.time, "perf_counter", lambda: now[0])
+    progress, trainer, drawn = LiveProgress(active=True, seconds=5), OneTrainer(20), []
+
+    def watch(change):
+        drawn.append(trainer.step)
+
+    progress.image.observe(watch, "value")
+
+    def loss(step):
+        now[0] += 1.0
+        return 1 / step
+
+    trainer.run(progress, loss)
+    assert drawn == [1, 6, 11, 16, 20]                                         # and at the end
+
+
+def test_the_picture_shows_the_smoothed_loss_and_the_newest_samples() -> None:
+    progress = LiveProgress(active=True, smooth=4)
+    losses = [0.5] * 10 + [0.1] * 4
+    progress.history = [(5, torch.ones(4, 3, 8, 8)), (10, -torch.ones(4, 3, 8, 8))]
+    progress.update(14, losses, 100)
+    means = running_mean(losses, 4)
+    curve = curve_panel({"loss": means}, x=np.arange(1, 15), log=True, xlabel="training step", size=(380, 230))
+    grid = image_grid(-torch.ones(4, 3, 8, 8), scale=230 // 16)
+    expected = compose([curve, grid], ["loss 0.1000 (mean of 4 steps)", "samples at step 10"], caption="step 14 of 100")
+    assert np.array_equal(np.asarray(progress.picture), np.asarray(expected))
+
+
+def test_a_resumed_run_counts_its_steps_from_where_it_was() -> None:
+    progress = LiveProgress(active=True)
+    progress.update(1003, [0.3, 0.2, 0.1], 2000)                               # losses of this session only
+    curve = curve_panel({"loss": running_mean([0.3, 0.2, 0.1], 50)}, x=np.array([1001, 1002, 1003]), log=True,
+                        xlabel="training step", size=(380, 230))
+    expected = compose([curve], ["loss 0.2000 (mean of 3 steps)"], caption="step 1003 of 2000")
+    assert np.array_equal(np.asarray(progress.picture), np.asarray(expected))
+
+
+def test_ten_thousand_losses_are_drawn_quickly_and_nan_does_not_stop_it() -> None:
+    progress = LiveProgress(active=True)
+    progress.update(10_000, np.linspace(1, 0.1, 10_000), 10_000)
+    assert progress.picture.width < 500
+    progress.update(3, [0.5, float("nan"), 0.4], 10)
+    assert progress.picture.width < 500
+
+
+def test_an_error_of_the_sample_function_stops_the_training() -> None:
+    with pytest.raises(RuntimeError, match="wrong shape"):
+        OneTrainer(5).run(LiveProgress(lambda model: (_ for _ in ()).throw(RuntimeError("wrong shape")), 5, active=True))
+
+
+def test_progress_refuses(refuses) -> None:
+    with refuses(ValueError, "sample_every", "0"):
+        LiveProgress(sample_every=0)
+    with refuses(ValueError, "no losses", "after the first step"):
+        LiveProgress(active=True).update(0, [], 10)
+
+
+def test_in_a_notebook_progress_shows_itself_once(monkeypatch) -> None:
+    import IPython
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    progress = LiveProgress(seconds=0)
+    assert progress.active
+    OneTrainer(7).run(progress)
+    assert shown == [progress]
+
+
+# -- the page -----------------------------------------------------------------------------------------------------------
+
+
+def test_widgets_keep_up_their_side_of_the_page() -> None:
+    """What ipywidgets needs in the page: its own picture model, found by name."""
+    picture = widgets.Picture(value=b"", tooltip="words")
+    assert picture._model_name == "ImageModel" and picture._model_module == "@jupyter-widgets/controls"
+    assert ipywidgets.Image().keys and set(picture.keys) - set(ipywidgets.Image().keys) == {"description"}
