@@ -10,7 +10,7 @@ import socket
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class ImageData:
         return len(self.images)
 
 
-def load_data(spec: str, size: int, root: str | Path = "data") -> ImageData:
+def load_data(spec: str, size: int, root: str | Path = "data", channels: int = 3) -> ImageData:
     """Load the pictures that `spec` names, each `size` × `size` pixels, as uint8 in memory.
 
     spec:  "toycats" or "toycats:5000"    drawn cats (10,000 unless a number is given)
@@ -52,6 +52,7 @@ def load_data(spec: str, size: int, root: str | Path = "data") -> ImageData:
            "folder:PATH"                  every picture below PATH; class = name of the folder that holds the file
            "folder:PATH#train"            four fifths of them, and "folder:PATH#held_out" the others, by a hash of the file's name
 
+    channels: 3 for colour, 1 for grey (luminance).
     Pictures of another size are reduced with antialiasing so that the short side fits, then cropped to the centre.
     Files that cannot be read are skipped, counted in a warning and listed in `skipped`.
 
@@ -60,6 +61,19 @@ def load_data(spec: str, size: int, root: str | Path = "data") -> ImageData:
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, not {size!r}")
+    if isinstance(channels, bool) or channels not in (1, 3):
+        raise ValueError(f"channels must be 3 (colour) or 1 (grey), not {channels!r}")
+    data = _load(spec, size, root)
+    return data if channels == 3 else replace(data, images=_grey(data.images))
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luminance of uint8 colours, (N, 3, H, W) -> (N, 1, H, W), with the weights of ITU-R 601, as Pillow has it."""
+    red, green, blue = images.int().split(1, dim=1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8)
+
+
+def _load(spec: str, size: int, root: str | Path) -> ImageData:
     kind, _, rest = str(spec).partition(":")
     if kind == "toycats":
         return _toycats(rest, size, spec)
@@ -260,7 +274,5 @@ def check_fit(images: Tensor, labels: Tensor | None, model: nn.Module) -> None:
 @torch.no_grad()
 def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 250) -> Tensor:
     """network(pictures) for many pictures, uint8 or floats in [-1, 1], a batch at a time; the rows one below the other."""
-    pass
-
     parts = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
     return torch.cat([network(to_float(part) if part.dtype == torch.uint8 else part) for part in parts])
