@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from diffusion_lib.saving.files import sha256
-from diffusion_lib.saving.pretrained import WEIGHTS, Pretrained, _register
-from diffusion_lib.training.run_folder import CsvLog
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion_lib.saving import pretrained  # noqa: E402
+from diffusion_lib.saving.files import sha256, whole  # noqa: E402
+from diffusion_lib.training.run_folder import CsvLog  # noqa: E402
 
 
 def card(run: Path | str, state: dict, points: int = 60) -> dict:
@@ -25,7 +27,7 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
     """
     run = Path(run)
     log = list(CsvLog.read(run / "log.csv"))
-    settings = {k: v for k, v in state["train"].items() if k not in ("device", "save_every", "keep", "log_every")}
+    settings = {k: v for k, v in state["train"].items() if k not in ("device", "save_every", "keep_checkpoints", "log_every")}
     width = max(len(log) // points, 1)                                     # the loss jumps: each point is the mean of its rows
     parts = [log[i : i + width] for i in range(0, len(log), width)]
     thinned = {"step": [int(part[-1]["step"]) for part in parts], "seconds": [round(float(part[-1]["seconds"])) for part in parts]}
@@ -45,19 +47,23 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
     return told
 
 
-def ship(name: str, pretrained: Pretrained, card: dict) -> Path:
+def ship(name: str, loaded: pretrained.Pretrained, card: dict) -> Path:
     """Add a model to the shipped ones: float16 weights, a card (JSON), and its sha256 in the register."""
-    path = WEIGHTS / f"{name}.safetensors"
-    save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in pretrained.model.state_dict().items()}, path)
-    full = {**card, "model": pretrained.model.config, "diffusion": pretrained.diffusion.state_dict()}
-    text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), json.dumps(full, indent=1))  # rows of numbers in one line
-    (WEIGHTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    register = {**_register(), name: sha256(path)}
-    (WEIGHTS / "register.json").write_text(json.dumps(register, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path = pretrained.WEIGHTS / f"{name}.safetensors"
+    state = loaded.model.state_dict().items()
+    with whole(path) as temporary:
+        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state}, temporary)
+    full = {**card, "model": loaded.model.config, "diffusion": loaded.diffusion.state_dict()}
+    text = json.dumps(full, indent=1)
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), text)  # rows of numbers in one line
+    register = {**pretrained.register(), name: sha256(path)}
+    for file, words in ((f"{name}.json", text), ("register.json", json.dumps(register, indent=1, sort_keys=True))):
+        with whole(pretrained.WEIGHTS / file) as temporary:
+            temporary.write_text(words + "\n", encoding="utf-8")
     return path
 
 
 if __name__ == "__main__":
-    checkpoint, name = sys.argv[1:]
-    pretrained = load_model(checkpoint)
-    print(f"written to {ship(name, pretrained, card(checkpoint, pretrained.info))}")
+    run, name = sys.argv[1:]
+    loaded = pretrained.load_model(run)
+    print(f"written to {ship(name, loaded, card(run, loaded.info))}")

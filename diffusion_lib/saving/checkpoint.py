@@ -10,17 +10,15 @@ checkpoint before it untouched. Shipped models are single float16 files with a c
 """
 
 import json
-import os
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .files import fsync, sha256, tidy
+from .files import sha256, tidy, whole
 
 FORMAT = 1
 
@@ -33,29 +31,16 @@ def save_checkpoint(folder: Path | str, weights: dict[str, nn.Module], optimizer
     disk is full or read-only.
     """
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        tidy(folder.parent)
-        temporary.mkdir(parents=True)
+    tidy(sorted(folder.parent.glob(".*.*")))  # what a killed run left; only one run writes to a folder (RunLock)
+    with whole(folder) as temporary:
+        temporary.mkdir()
         for name, module in weights.items():
             tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
             save_file(tensors, temporary / f"{name}.safetensors")
         torch.save(optimizer, temporary / "optimizer.pt")
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
-        (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state, "files": files}), encoding="utf-8")
-        for path in temporary.iterdir():
-            fsync(path)
-        if folder.exists():  # saving the same step again: the new one is whole before the old one goes
-            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-            os.replace(folder, old)
-        os.replace(temporary, folder)
-        fsync(folder.parent)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError when the disk is full
-        reason = " ".join(str(error).split())[:200]
-        raise OSError(f"could not save the checkpoint {folder} ({reason}); free some disk space or choose another --out; "
-                      "the checkpoints already there are whole") from error
-    finally:
-        tidy(folder.parent)
+        state = {"format": FORMAT, **state, "files": files}
+        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
     return folder
 
 

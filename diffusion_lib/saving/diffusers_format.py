@@ -7,8 +7,6 @@ built with a wrong one loads without complaint and draws something else. diffuse
 
 import inspect
 import json
-import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from ..core.diffusion import GaussianDiffusion
 from ..core.unet import UNet
-from .files import fsync
+from .files import whole
 
 if TYPE_CHECKING:
     import diffusers
@@ -227,24 +225,14 @@ def save_diffusers(model: UNet, diffusion: GaussianDiffusion, folder: Path | str
                          f"or {classes} for no label.")
     unet, scheduler, patch = to_diffusers_unet(model), _to_scheduler(diffusion), model.config["patch_size"]
 
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with whole(folder) as temporary:
+        temporary.mkdir()
         if patch == 1:
             _diffusers().DDPMPipeline(unet, scheduler).save_pretrained(temporary)
         else:
             unet.save_pretrained(temporary)
             scheduler.save_pretrained(temporary)
             (temporary / EXTRA).write_text(json.dumps({"patch_size": patch}), encoding="utf-8")
-        for path in temporary.rglob("*"):
-            fsync(path)
-        if folder.exists():
-            folder.rmdir()  # empty, as seen above; Windows renames onto nothing only
-        os.replace(temporary, folder)
-        fsync(folder.parent)
-    except Exception as error:  # safetensors and torch have errors of their own for a full disk
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(f"could not write {folder} ({error}); free some disk space or choose another place.") from error
     if patch > 1:
         warnings.warn(
             f"patch size {patch}: only the inner UNet2DModel was written, no pipeline. "

@@ -1,13 +1,12 @@
 """Grids and animations as files, each written whole or not at all."""
 
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.pictures import encode, image_grid
+from .files import whole
 
 
 def save_grid(images: Any, path: str | Path, columns: int | None = None, scale: int = 1) -> Path:
@@ -44,18 +43,6 @@ def animate(frames: Sequence[Any], path: str | Path, fps: float = 10, hold: floa
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Write beside the goal, then rename: a full disk or a kill leaves no half picture."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise OSError(f"cannot write {path} ({reason}); free some space or choose another place") from error
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
     return path

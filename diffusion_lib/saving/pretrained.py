@@ -89,7 +89,7 @@ def load_model(checkpoint: str | Path, which: str = "ema_1") -> Pretrained:
 
 # -- shipped models --------------------------------------------------------------------------------------------------
 
-def _register() -> dict[str, str]:
+def register() -> dict[str, str]:
     """Name -> sha256 of every shipped weight file (weights/register.json)."""
     path = WEIGHTS / "register.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -97,7 +97,7 @@ def _register() -> dict[str, str]:
 
 def shipped_models() -> list[str]:
     """Names of the models that come with the library."""
-    return sorted(_register())
+    return sorted(register())
 
 
 def load_pretrained(name: str) -> Pretrained:
@@ -105,11 +105,11 @@ def load_pretrained(name: str) -> Pretrained:
 
     Raises ValueError for an unknown name (listing the known ones) or a file that differs from the register.
     """
-    register = _register()
-    if name not in register:
-        raise ValueError(f"no shipped model is called {name!r}; there are {', '.join(sorted(register)) or 'none'}")
+    known = register()
+    if name not in known:
+        raise ValueError(f"no shipped model is called {name!r}; there are {', '.join(sorted(known)) or 'none'}")
     path = WEIGHTS / f"{name}.safetensors"
-    if not path.exists() or sha256(path) != register[name]:
+    if not path.exists() or sha256(path) != known[name]:
         raise ValueError(f"{path} is missing or differs from the register; install the library again")
     card = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
     return _rebuild(card["model"], card["diffusion"], load_file(path), path, card)
