@@ -26,7 +26,7 @@ from .core.samplers import SAMPLERS, ddim, last_step
 from .core.unet import UNet
 from .data.sources import load_data, to_uint8
 from .saving.pretrained import load_model, start_from
-from .training.config import RunConfig, as_yaml, nearest, override, read_config, resolve
+from .training.config import RunConfig, as_yaml, did_you_mean, override, read_config, resolve
 from .training.device import pick_device
 from .training.run_folder import CsvLog
 from .training.trainer import Trainer
@@ -265,7 +265,7 @@ def changes(words: Sequence[str], command: argparse.ArgumentParser) -> list[tupl
         word = words.pop(0)
         setting, equals, value = word.removeprefix("--").partition("=")
         if command.get_default("run") is not train or not word.startswith("--") or "." not in setting:
-            raise ValueError(f"there is no flag {word!r}{nearest(word, [f for f in command._option_string_actions if f[:2] == '--'])}")
+            raise ValueError(f"there is no flag {word!r}{did_you_mean(word, [f for f in command._option_string_actions if f[:2] == '--'])}")
         if not equals and not words:
             raise ValueError(f"{word} needs a value")
         found.append((setting, value if equals else words.pop(0)))

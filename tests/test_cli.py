@@ -83,7 +83,7 @@ def test_resume_goes_on_where_it_stopped(config: Path, tmp_path: Path, run: Path
     (stopped / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/step_00000003").rename(stopped / "checkpoints/step_00000003")
     assert main(["train", "--config", str(config), "--out", str(stopped), "--resume"]) == 0
-    for name in ("model", "ema_0", "ema_1"):
+    for name in ("model", "ema_0"):
         ends = [folder / f"checkpoints/step_00000006/{name}.safetensors" for folder in (run, stopped)]
         assert ends[0].read_bytes() == ends[1].read_bytes()
 
@@ -180,7 +180,7 @@ def test_wrong_settings_in_a_config(config: Path, tmp_path: Path, capsys: pytest
 
 
 def test_truncated_checkpoint_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    weights = run / "checkpoints/step_00000006/ema_1.safetensors"
+    weights = run / "checkpoints/step_00000006/ema_0.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     assert "truncated" in fails(capsys, "sample", run, "--steps", 2, "--out", tmp_path / "d")
 

@@ -16,6 +16,7 @@ from ..core.losses import WEIGHTINGS
 from ..core.schedules import SCHEDULES, make_betas
 from ..core.unet import UNet
 
+RENAMED = {"patience": "max_nonfinite_steps", "keep": "keep_checkpoints"}  # old name -> name: both are understood
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -46,7 +47,7 @@ class Settings(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**{RENAMED.get(name, name): value for name, value in values.items()})
         except ValidationError as error:
             raise ValueError(explain(error, type(self))) from None
 
@@ -59,12 +60,12 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
         return str(first["ctx"]["error"])
     name, value = names[0], first["input"]
     if first["type"] == "extra_forbidden":
-        return f"there is no setting {name!r}{nearest(name, kind.model_fields)}"
+        return f"there is no setting {name!r}{did_you_mean(name, kind.model_fields)}"
     hint = "; YAML takes 1e-3 for text, write 1.0e-3" if isinstance(value, str) and number(value) is not None else ""
     return f"{name} must be {kind.model_fields[name].description or first['msg']}, not {value!r}{hint}"
 
 
-def nearest(name: str, known: Any) -> str:
+def did_you_mean(name: str, known: Any) -> str:
     """ "; did you mean 'steps'?", or the list of what there is."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
@@ -93,18 +94,19 @@ class TrainConfig(Settings):
     weighting: str = one_of("uniform", WEIGHTINGS)  # of the loss
     gamma: float = positive(5.0)  # of min_snr: timesteps with a higher SNR count no more than one with this; lower for large pictures
     label_drop: float = share(0.1)  # share of labels replaced by "no class" (for guidance; unused without classes)
+    balanced: bool = Field(False, description="true or false")  # every class drawn equally often, however many pictures it has
     flip: bool = Field(True, description="true or false")  # mirror every other picture
     augment: float = share(0.0)  # chance of each change of augment.py, which the network is told (model.augment_dim 5); for few pictures
-    ema: tuple[float, ...] = Field((0.01, 0.05), description="half-lives between 0 and 1, shares of the run so far, as (0.01, 0.05)")
+    ema: tuple[float, ...] = Field((0.05,), description="half-lives between 0 and 1, shares of the run so far, as (0.05,)")
     seed: int = whole(0, 0)
     precision: str = one_of("auto", ("auto", "float32", "bf16"))  # auto: what a short probe finds faster
     compile: bool = Field(False, description="true or false")  # torch.compile: pays on a GPU, in long runs
     device: str = Field("auto", description="auto, cpu, mps, cuda or cuda:N")
     save_every: int = whole(500, 1)  # steps between checkpoints (only if the run has a folder)
-    keep: int = whole(2, 1)  # newest checkpoints kept
+    keep_checkpoints: int = whole(2, 1)  # newest checkpoints kept
     log_every: int = whole(10, 1)  # steps between rows of log.csv
     sample_every: int = whole(1000, 1)  # steps between grids of samples in the run folder
-    patience: int = whole(10, 1)  # non-finite steps in a row before the run stops
+    max_nonfinite_steps: int = whole(10, 1)  # non-finite steps in a row before the run stops
 
     @field_validator("ema", mode="before")
     @classmethod
@@ -154,7 +156,7 @@ def read_config(name: str) -> dict:
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
-        raise FileNotFoundError(f"there is no config {name!r}{nearest(name, known)}; or give the path of a .yaml file")
+        raise FileNotFoundError(f"there is no config {name!r}{did_you_mean(name, known)}; or give the path of a .yaml file")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -169,10 +171,12 @@ def override(config: dict, setting: str, value: Any) -> dict:
 
     Raises ValueError for a name that does not exist, with the nearest one that does.
     """
+    part, _, name = setting.partition(".")
+    setting = f"{part}.{RENAMED.get(name, name)}" if name else part
     known = [f"{part}.{name}" if hasattr(kind, "model_fields") else part
              for part, kind in PARTS.items() for name in getattr(kind, "model_fields", [""])]
     if setting not in known:
-        raise ValueError(f"there is no setting --{setting}{nearest(setting, known)}")
+        raise ValueError(f"there is no setting --{setting}{did_you_mean(setting, known)}")
     if isinstance(value, str):
         plain = number(value)
         value = yaml.safe_load(value) if plain is None or value.lstrip("+-").isdecimal() else plain
@@ -184,7 +188,7 @@ def resolve(config: dict, source: str) -> RunConfig:
     """Check a config and fill in what it leaves out. Raises ValueError that names the file and what is wrong in it."""
     for name in config:
         if name not in PARTS:
-            raise ValueError(f"config {source}: there is no part {name!r}{nearest(name, PARTS)}")
+            raise ValueError(f"config {source}: there is no part {name!r}{did_you_mean(name, PARTS)}")
     try:
         parts = {}
         for name, value in config.items():

@@ -30,7 +30,8 @@ from .optimizer import make_optimizer
 from .run_folder import CsvLog, RunLock, fingerprint, stop_on_signals
 
 # settings that may differ when a run is resumed: where and how fast it computes, what it writes, but not what it computes
-FREE = {"device", "precision", "compile", "accumulate", "save_every", "keep", "log_every", "sample_every", "patience"}
+FREE = {"device", "precision", "compile", "accumulate", "save_every", "keep_checkpoints", "log_every", "sample_every",
+        "max_nonfinite_steps"}
 
 
 class Trainer:
@@ -174,7 +175,7 @@ class Trainer:
     def _skip(self, loss: float) -> None:
         """A step whose loss or gradient is not a number changes nothing; too many in a row end the run."""
         self.skipped, self._bad = self.skipped + 1, self._bad + 1
-        if self._bad >= self.config.patience:
+        if self._bad >= self.config.max_nonfinite_steps:
             last = newest_checkpoint(self.out) if self.out else None
             raise RuntimeError(f"the loss was not a finite number for {self._bad} steps in a row (step {self.step}, loss {loss}); "
                                f"lower learning_rate; {f'the last good checkpoint is {last}' if last else 'no checkpoint was saved'}")
@@ -236,13 +237,13 @@ class Trainer:
         return {"model": self.model, **{f"ema_{i}": ema.model for i, ema in enumerate(self.emas)}}
 
     def save(self, name: str | None = None) -> Path:
-        """Write a checkpoint of this step into the run folder, then drop all but the newest `keep`; one with a name stays."""
+        """Write a checkpoint of this step into the run folder, then drop all but the newest `keep_checkpoints`; one with a name stays."""
         state = {"step": self.step, "config": self.origin, "model": self.model.config, "diffusion": self.diffusion.state_dict(),
                  "train": self.config.model_dump(mode="json"), "precision": self.precision, "skipped": self.skipped,
                  "data": {"name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images)}}
         folder = self.out / "checkpoints" / (name or f"step_{self.step:08d}")
         save_checkpoint(folder, self._weights(), self.optimizer.state_dict(), state)
-        for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep]:
+        for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep_checkpoints]:
             shutil.rmtree(old, ignore_errors=True)
         return folder
 
@@ -257,6 +258,7 @@ class Trainer:
         if folder is None:
             raise FileNotFoundError(f"there is no checkpoint in {self.out} to resume from; leave --resume out to start anew")
         state, weights, optimizer = load_checkpoint(folder)
+        state["train"] = TrainConfig(**state["train"]).model_dump(mode="json")  # a run begun when settings had other names, or were fewer
         now = {"model": self.model.config, "diffusion": self.diffusion.state_dict(), "data": {"pictures": fingerprint(self.images)},
                "train": self.config.model_dump(mode="json", exclude=FREE)}
         for part, value in now.items():

@@ -72,7 +72,7 @@ class NotANumber(nn.Module):
     ("steps", 0, "at least 1"), ("steps", -5, "at least 1"), ("steps", 2.5, "whole number"), ("steps", "10", "whole number"),
     ("steps", True, "whole number"), ("steps", math.inf, "whole number"), ("steps", None, "whole number"),
     ("batch_size", 0, "at least 1"), ("batch_size", 1.5, "whole number"), ("warmup", -1, "at least 0"), ("warmup", 0.1, "whole number"),
-    ("save_every", 0, "at least 1"), ("keep", 0, "at least 1"), ("log_every", 0, "at least 1"), ("patience", 0, "at least 1"),
+    ("save_every", 0, "at least 1"), ("keep_checkpoints", 0, "at least 1"), ("log_every", 0, "at least 1"), ("max_nonfinite_steps", 0, "at least 1"),
     ("seed", -1, "at least 0"), ("seed", 0.5, "whole number"),
     ("learning_rate", 0, "above 0"), ("learning_rate", -0.1, "above 0"), ("learning_rate", math.nan, "above 0"),
     ("learning_rate", math.inf, "above 0"), ("learning_rate", "1e-3", "1.0e-3"),  # what YAML makes of 1e-3
@@ -256,7 +256,7 @@ def test_compiled_weights_keep_their_names_and_what_they_learn(trainer, tmp_path
     plain, compiled = trainer(model=tiny_unet(), steps=3).fit(), trainer(model=tiny_unet(), steps=3, compile=True, out=tmp_path).fit()
     assert type(compiled.network).__name__ == "Compiled" and compiled.losses == plain.losses
     weights = load_checkpoint(newest_checkpoint(tmp_path))[1]
-    assert set(weights["model"]) == set(weights["ema_1"]) == set(plain.model.state_dict())
+    assert set(weights["model"]) == set(weights["ema_0"]) == set(plain.model.state_dict())
     assert same(everything(plain), everything(compiled))
 
 
@@ -377,7 +377,7 @@ def test_gamma_decides_which_timesteps_count(trainer) -> None:
 
 
 def test_a_nan_step_changes_nothing_and_is_counted(trainer) -> None:
-    t = trainer(model=NotANumber(range(3, 5)), patience=3)
+    t = trainer(model=NotANumber(range(3, 5)), max_nonfinite_steps=3)
     states = []
     t.callbacks.append(lambda trainer: states.append((trainer.model.weight.item(), *(ema.model.weight.item() for ema in trainer.emas))))
     t.fit()
@@ -386,13 +386,13 @@ def test_a_nan_step_changes_nothing_and_is_counted(trainer) -> None:
     assert all(math.isfinite(number) for state in states for number in state)
 
 
-def test_patience_counts_steps_in_a_row(trainer) -> None:
-    t = trainer(model=NotANumber(range(1, 20, 2)), patience=2, steps=20).fit()
+def test_max_nonfinite_steps_counts_steps_in_a_row(trainer) -> None:
+    t = trainer(model=NotANumber(range(1, 20, 2)), max_nonfinite_steps=2, steps=20).fit()
     assert t.skipped == 10 and t.step == 20
 
 
 def test_too_many_nan_steps_end_the_run_naming_the_last_good_checkpoint(trainer, tmp_path: Path, refuses) -> None:
-    t = trainer(model=NotANumber(range(5, 100)), patience=3, steps=50, out=tmp_path)
+    t = trainer(model=NotANumber(range(5, 100)), max_nonfinite_steps=3, steps=50, out=tmp_path)
     with refuses(RuntimeError, "3 steps in a row", "step 7", "lower learning_rate", "step_00000006"):
         t.fit()
     assert not (tmp_path / ".lock").exists()
@@ -400,7 +400,7 @@ def test_too_many_nan_steps_end_the_run_naming_the_last_good_checkpoint(trainer,
     assert all(torch.isfinite(w["weight"]).all() for w in weights.values())
     assert weights["model"]["weight"] == t.model.weight.detach()  # steps 5 and 6 were skipped: still the weights of step 4
     with refuses(RuntimeError, "lower learning_rate", "no checkpoint was saved"):
-        trainer(model=NotANumber(range(100)), patience=2).fit()
+        trainer(model=NotANumber(range(100)), max_nonfinite_steps=2).fit()
 
 
 # -- stop and go on ------------------------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ def test_precision_and_skipped_steps_travel_with_the_run(trainer, tmp_path: Path
 
 
 def test_saved_again_and_again_only_the_newest_are_kept(trainer, tmp_path: Path) -> None:
-    trainer(out=tmp_path, steps=7, save_every=2, keep=2).fit()
+    trainer(out=tmp_path, steps=7, save_every=2, keep_checkpoints=2).fit()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_00000006", "step_00000007"]
     state, _, _ = load_checkpoint(newest_checkpoint(tmp_path))
     assert state["step"] == 7 and state["train"]["batch_size"] == 4 and state["data"]["images"] == 12
@@ -444,7 +444,7 @@ def test_saved_again_and_again_only_the_newest_are_kept(trainer, tmp_path: Path)
 
 
 def test_a_named_checkpoint_stays_and_is_loaded_by_its_name(trainer, tmp_path: Path) -> None:
-    t = trainer(out=tmp_path, steps=6, save_every=1, keep=1).fit(2)
+    t = trainer(out=tmp_path, steps=6, save_every=1, keep_checkpoints=1).fit(2)
     named = t.save("early")
     t.fit()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["early", "step_00000006"]
@@ -500,10 +500,10 @@ def test_resume_refuses_what_was_trained_otherwise(trainer, toy_images: torch.Te
 
 
 def test_a_new_run_does_not_write_into_the_folder_of_an_old_one(trainer, tmp_path: Path, refuses) -> None:
-    """It would: a new run's step 3 is older than the old run's step 6, so `keep` would delete the new checkpoint."""
-    trainer(out=tmp_path, keep=1).fit()
+    """It would: a new run's step 3 is older than the old run's step 6, so `keep_checkpoints` would delete the new checkpoint."""
+    trainer(out=tmp_path, keep_checkpoints=1).fit()
     with refuses(FileExistsError, str(tmp_path), "step_00000006", "resume"):
-        trainer(out=tmp_path, keep=1).fit(3)
+        trainer(out=tmp_path, keep_checkpoints=1).fit(3)
     assert newest_checkpoint(tmp_path).name == "step_00000006"
     assert len(CsvLog.read(tmp_path / "log.csv")) == 6
 
