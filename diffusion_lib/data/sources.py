@@ -4,33 +4,36 @@ Five thousand 32-pixel pictures are 15 MB, so a data set simply stays in memory 
 processes; a batch is an index. Flips and the scaling to [-1, 1] happen in the training loop.
 """
 
-import hashlib
 import os
-import socket
+import sys
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
-SOURCES = "toycats, toycats:5000, cifar10, cifar10:cat, cifar10:cat,dog, oxford_cats, folder:PATH, folder:PATH#train"
-PARTS = ("train", "held_out")  # of a folder
-SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split())
+from .decode import decode, fit
+from .folders import PARTS, load_folder, shown, summary
+from .toycats import ToyCats
+
+SOURCES = ("toycats, toycats:5000, cifar10, cifar10:cat, cifar10:cat,dog, oxford_cats, "
+           "folder:PATH, folder:PATH#train")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ImageData:
     """A data set in memory.
 
-    images: uint8 (N, 3, H, W). labels: int64 (N,), indices into `classes`, or None. name: the source it came from.
-    skipped: files that could not be read, with the reason.
+    images: uint8 (N, C, H, W). labels: int64 (N,), indices into `classes`, or None. name: the source it came from.
+    skipped: every file that was left aside, "file: reason".
     """
 
     images: Tensor
@@ -50,180 +53,101 @@ def load_data(spec: str, size: int, root: str | Path = "data", channels: int = 3
            "cifar10", "cifar10:cat,dog"   the 50,000 training pictures, or those of some classes (downloaded into root)
            "oxford_cats"                  the cats of Oxford-IIIT Pet, its trainval half (downloaded into root, 800 MB)
            "folder:PATH"                  every picture below PATH; class = name of the folder that holds the file
-           "folder:PATH#train"            four fifths of them, and "folder:PATH#held_out" the others, by a hash of the file's name
-
+           "folder:PATH#train"            four fifths of them, and "folder:PATH#held_out" the others, by a hash of the
+                                          file's name (where names repeat below PATH, of the path from there)
     channels: 3 for colour, 1 for grey (luminance).
-    Pictures of another size are reduced with antialiasing so that the short side fits, then cropped to the centre.
-    Files that cannot be read are skipped, counted in a warning and listed in `skipped`.
 
-    Raises ValueError for an unknown source, class or size and for a folder without a readable picture,
-    FileNotFoundError for a missing folder, RuntimeError if a download fails.
+    Pictures of another size are reduced with antialiasing so that the short side fits, then cropped to the centre.
+    Colours become sRGB, 16-bit grey 0 … 65535 becomes 0 … 255, what is transparent becomes white. Files that are no
+    pictures or cannot be read are left aside, counted in a warning and listed in `skipped`.
+
+    Raises ValueError for an unknown source, class, size or number of channels and for a folder without a readable
+    picture, FileNotFoundError for a missing folder, RuntimeError if a download fails.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, not {size!r}")
     if isinstance(channels, bool) or channels not in (1, 3):
         raise ValueError(f"channels must be 3 (colour) or 1 (grey), not {channels!r}")
-    data = _load(spec, size, root)
+    data = _load(str(spec), size, Path(root))
     return data if channels == 3 else replace(data, images=_grey(data.images))
 
 
-def _grey(images: Tensor) -> Tensor:
-    """Luminance of uint8 colours, (N, 3, H, W) -> (N, 1, H, W), with the weights of ITU-R 601, as Pillow has it."""
-    red, green, blue = images.int().split(1, dim=1)
-    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8)
-
-
-def _load(spec: str, size: int, root: str | Path) -> ImageData:
-    kind, _, rest = str(spec).partition(":")
+def _load(spec: str, size: int, root: Path) -> ImageData:
+    kind, _, rest = spec.partition(":")
     if kind == "toycats":
-        return _toycats(rest, size, spec)
+        if rest and not (rest.isdecimal() and int(rest) >= 1):
+            raise ValueError(f"{spec} must give a whole number of pictures, for example toycats:5000")
+        return ImageData(ToyCats(size=size, n=int(rest or 10_000), seed=0).images, name=spec)
     if kind == "cifar10":
-        return _cifar10(rest, size, Path(root), spec)
+        return _cifar10(rest, size, root, spec)
     if kind == "oxford_cats" and not rest:
-        return _oxford_cats(size, Path(root), spec)
+        return _oxford_cats(size, root, spec)
     if kind == "folder":
-        if not rest:
-            raise ValueError("folder: needs the path of a folder of pictures, for example folder:data/cats")
         path, mark, part = rest.rpartition("#")
         path, part = (path, part) if mark and part in PARTS else (rest, "")
-        return _folder(Path(path).expanduser(), size, spec, part)
+        if not path:
+            raise ValueError("folder: needs the path of a folder of pictures, for example folder:data/cats")
+        images, labels, classes, skipped = load_folder(Path(os.path.expanduser(path)), size, part)
+        return ImageData(images, labels, classes, spec, skipped)
     raise ValueError(f"unknown data source {spec!r}; choose one of {SOURCES}")
-
-
-def _toycats(count: str, size: int, spec: str) -> ImageData:
-    from .toycats import ToyCats
-
-    if count and not (count.isdecimal() and int(count) >= 1):
-        raise ValueError(f"toycats:{count} must give a whole number of pictures, for example toycats:5000")
-    return ImageData(ToyCats(size=size, n=int(count or 10_000), seed=0).images, name=spec)
 
 
 def _cifar10(wanted: str, size: int, root: Path, spec: str) -> ImageData:
     # the names are checked before a download of 170 MB starts
-    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    chosen = tuple(name.strip() for name in wanted.split(",")) if wanted else names
+    chosen = tuple(name.strip() for name in wanted.split(",")) if wanted else CIFAR10
     for name in chosen:
-        if name not in names:
-            raise ValueError(f"CIFAR-10 has no class {name!r}; its classes are {', '.join(names)}")
-    from torchvision.datasets import CIFAR10
+        if name not in CIFAR10:
+            raise ValueError(f"CIFAR-10 has no class {name!r}; its classes are {', '.join(CIFAR10)}")
+    from torchvision import datasets  # slow to import, and only needed here
 
-    data = _download("CIFAR-10", root, lambda download: CIFAR10(root, train=True, download=download))
+    data = _on_disk("CIFAR-10 (170 MB)", root, lambda fetch: datasets.CIFAR10(root, train=True, download=fetch))
     targets = np.asarray(data.targets)
-    keep = np.isin(targets, [names.index(name) for name in chosen])
+    keep = np.isin(targets, [CIFAR10.index(name) for name in chosen])
     images = torch.from_numpy(data.data[keep]).permute(0, 3, 1, 2).contiguous()      # (N, 3, 32, 32)
     if size != 32:
-        images = torch.stack([_fit(Image.fromarray(picture), size) for picture in data.data[keep]])
-    labels = torch.tensor([chosen.index(names[target]) for target in targets[keep]])
+        images = torch.stack([fit(Image.fromarray(picture), size) for picture in data.data[keep]])
+    labels = torch.tensor([chosen.index(CIFAR10[target]) for target in targets[keep]])
     return ImageData(images, labels, chosen, spec)
 
 
 def _oxford_cats(size: int, root: Path, spec: str) -> ImageData:
-    from torchvision.datasets import OxfordIIITPet
+    from torchvision import datasets
 
-    def make(download: bool) -> OxfordIIITPet:
-        return OxfordIIITPet(root, split="trainval", target_types="binary-category", download=download)
+    def names(fetch: bool) -> list[str]:
+        """The cats in the data set's own list, whose lines are: name, number of the breed, 1 for a cat, number."""
+        datasets.OxfordIIITPet(root, download=fetch)
+        lines = (root / "oxford-iiit-pet" / "annotations" / "trainval.txt").read_text(encoding="utf-8").splitlines()
+        return [line.split()[0] for line in lines if line.split()[2] == "1"]
 
-    data = _download("Oxford-IIIT Pet", root, make)
-    files = [Path(file) for file in data._images]
-    cats = [file for file, dog in zip(files, data._bin_labels, strict=True) if not dog]
-    images, _, skipped = _read(cats, size)
-    return ImageData(images, torch.zeros(len(images), dtype=torch.int64), ("cat",), spec, skipped)
+    files = [root / "oxford-iiit-pet" / "images" / f"{name}.jpg" for name in _on_disk("Oxford-IIIT Pet (800 MB)", root, names)]
+    images, left = decode(files, size)
+    if not images:
+        raise ValueError(f"none of the {len(files)} cats of Oxford-IIIT Pet in {root} could be read: {summary(left)}")
+    if left:
+        warnings.warn(f"left aside {len(left)} of {len(files)} files: {summary(left)}", stacklevel=4)
+    skipped = tuple(f"{shown(file)}: {why}" for file, why in left.items())
+    return ImageData(torch.stack(images), torch.zeros(len(images), dtype=torch.int64), ("cat",), spec, skipped)
 
 
-def _download(title: str, root: Path, make: Callable[[bool], Any]) -> Any:
+def _on_disk(title: str, root: Path, make: Callable[[bool], T]) -> T:
     """make(False), the data set on disk, else make(True), the downloaded one; one line if neither can be had."""
     try:
         return make(False)
     except (RuntimeError, OSError):
-        pass                                                                         # not there, or not whole: fetch it
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)                                                     # a silent network ends, too
+        print(f"downloading {title} into {root}; if it stands still, stop it (Ctrl-C) and begin again", file=sys.stderr)
     try:
         return make(True)
     except (RuntimeError, OSError, HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RuntimeError(f"{title} is not in {root} and could not be downloaded ({reason}); connect to a network, or "
-                           "use folder:PATH for your own pictures, or toycats, which needs no download") from error
-    finally:
-        socket.setdefaulttimeout(patience)
+        raise RuntimeError(f"{title} is not in {root} and could not be downloaded ({reason}); connect to a network, "
+                           "or use folder:PATH for your own pictures, or toycats, which needs no download") from error
 
 
-def held_out(name: str) -> bool:
-    """Whether the picture of this file name is kept out of training: every fifth, by a hash, the same on every machine."""
-    return hashlib.sha256(name.encode()).digest()[0] % 5 == 0
-
-
-def _folder(path: Path, size: int, spec: str, part: str = "") -> ImageData:
-    if not path.exists():
-        raise FileNotFoundError(f"there is no folder {path}; give one that holds pictures, as folder:data/cats does")
-    if not path.is_dir():
-        raise ValueError(f"{path} is a file, not a folder; give the folder that holds the pictures")
-    files = _pictures_below(path)
-    if part:
-        files = [file for file in files if held_out(file.name) == (part == "held_out")]
-    if not files:
-        raise ValueError(f"no pictures below {path}; it looks for files that end in {', '.join(sorted(SUFFIXES))}")
-    images, good, skipped = _read(files, size)
-    owners = [file.absolute().parent.name for file in good]
-    classes = tuple(sorted(set(owners)))
-    labels = torch.tensor([classes.index(owner) for owner in owners])
-    return ImageData(images, labels, classes, spec, skipped)
-
-
-def _pictures_below(path: Path) -> list[Path]:
-    """All picture files below path, sorted, without hidden ones (macOS's ._ doubles). Links are followed, loops not."""
-    found, seen = [], set()
-    for folder, subfolders, names in os.walk(path, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
-        found += [Path(folder, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
-    return sorted(found)
-
-
-def _read(files: Sequence[Path], size: int) -> tuple[Tensor, list[Path], tuple[str, ...]]:
-    """Decode files in a few threads: pictures uint8 (N, 3, size, size), their files, "file: reason" for the unreadable."""
-
-    def read(file: Path) -> Tensor | str:
-        try:
-            with Image.open(file) as image:
-                image.draft("RGB", (2 * size, 2 * size))                             # large JPEGs decode at a fraction
-                return _fit(image, size)
-        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-            return f"{file}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        results = dict(zip(files, pool.map(read, files), strict=True))
-    good = {file: result for file, result in results.items() if isinstance(result, Tensor)}
-    skipped = tuple(result for result in results.values() if isinstance(result, str))
-    names = [file.name for file in results if file not in good]
-    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    if not good:
-        raise ValueError(f"none of the {len(files)} picture files could be read ({shown}); first reason: {skipped[0]}")
-    if skipped:
-        message = f"skipped {len(skipped)} of {len(files)} files that cannot be read as pictures: {shown}"
-        warnings.warn(message, stacklevel=4)
-    return torch.stack(list(good.values())), list(good), skipped
-
-
-def _fit(image: Image.Image, size: int) -> Tensor:
-    """Upright, RGB (transparency over white), short side reduced to size, centre crop: uint8 (3, size, size)."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("its pixels are floats, whose range is not known; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):                                                 # 16-bit grey: convert() would clip
-        grey = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((grey // 257 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+def write_skipped(data: ImageData, folder: Path) -> None:
+    """Write the files left aside, with their reasons, into skipped.txt in a run folder; no file where there are none."""
+    (folder / "skipped.txt").unlink(missing_ok=True)
+    if data.skipped:
+        (folder / "skipped.txt").write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
 
 
 def example_photo(size: int = 128) -> Tensor:
@@ -235,8 +159,13 @@ def example_photo(size: int = 128) -> Tensor:
         from skimage.data import chelsea
     except ImportError as error:
         raise RuntimeError("the photograph comes with scikit-image; install it: pip install scikit-image") from error
-    face = Image.fromarray(chelsea()).crop((78, 0, 378, 300))
-    return to_float(_fit(face, size)[None])
+    return to_float(fit(Image.fromarray(chelsea()).crop((78, 0, 378, 300)), size)[None])
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luminance of uint8 colours, (N, 3, H, W) -> (N, 1, H, W), with the weights of ITU-R 601, as Pillow has it."""
+    red, green, blue = images.int().split(1, dim=1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8)
 
 
 def to_float(images: Tensor) -> Tensor:
