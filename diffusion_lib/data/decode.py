@@ -1,4 +1,4 @@
-"""From a picture file to a square of pixels: whatever Pillow opens, upright, 8 bits, sRGB, transparency over white."""
+"""From picture files to squares of pixels: whatever Pillow opens, upright, sRGB, 8 bits."""
 
 import functools
 import io
@@ -14,19 +14,20 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 # Files with these endings are taken for pictures without a look; of all others Pillow is asked.
-SUFFIXES = frozenset(".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .tga .jp2 .ppm .pgm .avif".split())
-HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # what iPhones save, by its own mark
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .tga .jp2 .ppm .pgm .avif".split())
+HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # how iPhones' files begin
 
 
 def decode(files: Sequence[Path], size: int) -> tuple[list[Tensor], dict[Path, str]]:
-    """Read files in a few threads: uint8 (3, size, size) for each that can be read; why the others cannot."""
+    """uint8 (3, size, size) for each file that can be read, and why the others cannot."""
 
     def read(file: Path) -> Tensor | str:
         try:
             with Image.open(file) as image:
-                image.draft("RGB", (2 * size, 2 * size))             # large JPEGs decode at a fraction
+                image.draft("RGB", (2 * size, 2 * size))  # large JPEGs decode at a fraction
                 return fit(image, size)
-        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, …
+        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, …
             return reason(file, error)
 
     with quiet(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -36,8 +37,9 @@ def decode(files: Sequence[Path], size: int) -> tuple[list[Tensor], dict[Path, s
 
 
 def fit(image: Image.Image, size: int) -> Tensor:
-    """The middle square, its side reduced to size with antialiasing: uint8 (3, size, size)."""
-    image, profile = _eight_bits(_upright(image)), image.info.get("icc_profile")
+    """The middle square, reduced with antialiasing, white where transparent: uint8 (3, size, size).
+    """
+    profile, image = image.info.get("icc_profile"), _eight_bits(_upright(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -53,25 +55,22 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF part says nothing of how the camera was held; the picture is whole
+    except Exception:  # EXIF that cannot be read says nothing; the picture is whole
         return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, 0 … 65535, with 8; convert() would clip it."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floats, whose range is not known; save it with 8 or 16 bits")
-    if not image.mode.startswith("I"):
+    """Grey of 16 bits, 0 … 65535, brought to 8; convert() would clip it. Others as they are."""
+    if not image.mode.startswith(("I", "F")):
         return image
-    grey = np.asarray(image).astype(np.int64)
-    if not 0 <= grey.min() <= grey.max() <= 65535:
-        raise ValueError(f"its pixels go from {grey.min()} to {grey.max()}, of a range that is not known; "
-                         "save it with 8 or 16 bits")
-    return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    grey = np.asarray(image)
+    if image.mode == "F" or not 0 <= grey.min() <= grey.max() <= 65535:
+        kind = "floats" if image.mode == "F" else f"{grey.min()} to {grey.max()}"
+        raise ValueError(f"its pixels are {kind}, a range that is not known; save 8 or 16 bits")
+    return Image.fromarray(((grey.astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours as a screen shows them. Done when the picture is small: it then costs next to nothing."""
     mode, transform = _transform(profile) if profile else ("", None)
     if transform and (image.mode == mode or (image.mode, mode) == ("L", "RGB")):
         return ImageCms.applyTransform(image.convert(mode), transform)
@@ -80,7 +79,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @functools.lru_cache(maxsize=64)  # a camera writes the same profile into all its pictures
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """The mode that a colour profile is for, and the way from there to sRGB; None: nothing to do, or nothing known."""
+    """The mode that a colour profile is for, and the way to sRGB; None if it is sRGB, or broken."""
     try:
         source = ImageCms.getOpenProfile(io.BytesIO(profile))
         mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
@@ -88,7 +87,7 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
             return mode, None
         return mode, ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, ImportError, OSError, KeyError, TypeError, ValueError):
-        return "", None  # a broken profile, or a Pillow without LittleCMS
+        return "", None
 
 
 def reason(file: Path, error: Exception) -> str:
@@ -99,14 +98,16 @@ def reason(file: Path, error: Exception) -> str:
     except OSError:
         head = b""
     if head[4:8] == b"ftyp" and head[8:] in HEIF:
-        return "HEIF (iPhone), which needs a package: pip install pillow-heif"
-    if not isinstance(error, UnidentifiedImageError):
-        return f"unreadable: {' '.join(str(getattr(error, 'strerror', None) or error).split()) or type(error).__name__}"
-    return "unreadable: not a picture, whatever its name says" if file.suffix.lower() in SUFFIXES else "not a picture"
+        return "HEIF (iPhone): pip install pillow-heif, and they are read"
+    if isinstance(error, UnidentifiedImageError):
+        known = file.suffix.lower() in SUFFIXES
+        return "unreadable: no picture, whatever its name says" if known else "not a picture"
+    words = str(getattr(error, "strerror", None) or error) or type(error).__name__
+    return f"unreadable: {' '.join(words.split())}"
 
 
 def quiet() -> warnings.catch_warnings:
-    """Without Pillow's own warnings: of odd EXIF parts, and of pictures of more than 89 million pixels."""
+    """Without Pillow's own warnings: of odd EXIF, of more than 89 million pixels."""
     return warnings.catch_warnings(action="ignore")
 
 

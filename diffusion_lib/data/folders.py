@@ -1,7 +1,7 @@
-"""A folder of pictures of your own: one walk over it, a class for each folder, and a split by the files' names.
+"""A folder of your own pictures: one walk, a class for each folder, a split by the files' names.
 
-What systems leave lying about (hidden files, Thumbs.db, desktop.ini, __MACOSX) is not seen at all. Everything else that
-is no picture is left aside, counted in a warning and listed with its reason: nothing is passed over in silence.
+What systems leave lying about (hidden files, Thumbs.db, __MACOSX) is not seen at all. All else that
+is no picture is left aside, counted in a warning and listed with its reason.
 """
 
 import hashlib
@@ -20,50 +20,55 @@ from torch import Tensor
 from .decode import SUFFIXES, all_formats, decode, quiet, reason
 
 PARTS = ("train", "held_out")
+SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+Loaded = tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...]]
 
 
-def load_folder(path: Path, size: int, part: str = "") -> tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...]]:
-    """Images uint8 (N, 3, size, size), labels int64 (N,), class names, and what was left aside, "file: reason".
+def load_folder(path: Path, size: int, part: str = "") -> Loaded:
+    """Images uint8 (N, 3, size, size), labels int64 (N,), class names, files left aside and why.
 
-    part: "train", "held_out", or "" for all. Warns, in one line each, of what was left aside and of a folder that is
-    nearly black. Raises FileNotFoundError, or ValueError for no folder and for none with a readable picture.
+    part: "train", "held_out", or "" for all. Raises FileNotFoundError, or ValueError for a file and
+    for a folder without a readable picture.
     """
     check_folder(path)
     files, left = pictures_below(path)
+    where = f"below {shown(path)}"
     if not files:
-        raise ValueError(f"no pictures below {shown(path)}: it holds {summary(left) or 'no files'}; "
-                         "give a folder with .png, .jpg or any other files that Pillow opens")
+        raise ValueError(f"no pictures {where}: it holds {summary(left) or 'no files'}; "
+                         "give a folder with .png, .jpg or other files that Pillow opens")
     files = split(files, path)[part] if part else files
     images, unreadable = decode(files, size)
     left |= unreadable
     if not images:
-        raise ValueError(f"none of the {len(files)} picture files below {shown(path)} could be read; it holds "
+        raise ValueError(f"none of the {len(files)} picture files {where} could be read: "
                          f"{summary(left)}; first reason: {next(iter(unreadable.values()))}")
     if left:
-        warnings.warn(f"left aside {len(left)} of {len(images) + len(left)} files below {shown(path)}: {summary(left)}",
-                      stacklevel=4)
+        warnings.warn(f"left aside {len(left)} of {len(images) + len(left)} files {where}: "
+                      f"{summary(left)}", stacklevel=4)
     pictures = torch.stack(images)
     if (brightest := int(pictures.max())) <= 64:
-        warnings.warn(f"no pixel below {shown(path)} is brighter than {brightest} of 255: pictures of 10 to 14 bits "
-                      "saved as 16 bits look so; stretch them to the full range first", stacklevel=4)
-    owners = [shown(Path(os.path.abspath(file)).parent.name) for file in files if file not in unreadable]
-    classes = sorted(set(owners))
+        warnings.warn(f"no pixel {where} is brighter than {brightest} of 255: 10 to 14 bits in "
+                      "16 look so; stretch the pictures to the full range first", stacklevel=4)
+    owners = [shown(Path(os.path.abspath(f)).parent.name) for f in files if f not in unreadable]
+    classes = tuple(sorted(set(owners)))
     labels = torch.tensor([classes.index(owner) for owner in owners])
-    return pictures, labels, tuple(classes), tuple(f"{shown(file)}: {why}" for file, why in left.items())
+    return pictures, labels, classes, listed(left)
 
 
 def check_folder(path: Path) -> None:
     if not path.exists():
-        raise FileNotFoundError(f"there is no folder {shown(path)}; give one that holds pictures, as folder:data/cats does")
+        raise FileNotFoundError(f"there is no folder {shown(path)}; give one that holds pictures, "
+                                "as folder:data/cats does")
     if not path.is_dir():
-        raise ValueError(f"{shown(path)} is a file, not a folder; give the folder that holds the pictures")
+        raise ValueError(f"{shown(path)} is a file, not a folder; give the folder that holds it")
 
 
-# -- the walk ----------------------------------------------------------------------------------------------------------
+# -- the walk --------------------------------------------------------------------------------------
 
 
 def pictures_below(path: Path) -> tuple[list[Path], dict[Path, str]]:
-    """All picture files below path, sorted, and why the others are none. Links are followed, each folder once."""
+    """All picture files below path, sorted, and why others are none. Each folder counts once, so
+    links may go in circles."""
     files, left, seen = [], {}, set()
 
     def closed(error: OSError) -> None:
@@ -84,13 +89,13 @@ def pictures_below(path: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _unseen(name: str) -> bool:
-    return name.startswith((".", "__MACOSX")) or name.lower() in ("thumbs.db", "ehthumbs.db", "desktop.ini")
+    return name.startswith((".", "__MACOSX")) or name.lower() in SYSTEM
 
 
 def _no_picture(file: Path) -> str | None:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            return "not a file (a pipe, a socket or a device)"       # reading one might never end
+            return "not a file (a pipe, a socket or a device)"  # reading one might never end
         if file.suffix.lower() not in SUFFIXES:
             Image.open(file).close()
     except Exception as error:  # whatever Pillow's formats raise
@@ -99,13 +104,14 @@ def _no_picture(file: Path) -> str | None:
 
 
 def class_folders(path: str | Path) -> list[Path]:
-    """The folders right below `path` that hold pictures, sorted; whatever else lies there is no class."""
-    folders = sorted(folder for folder in Path(path).iterdir() if folder.is_dir() and not _unseen(folder.name))
+    """The folders right below `path` that hold pictures, sorted; what else lies there is no class.
+    """
+    folders = sorted(f for f in Path(path).iterdir() if f.is_dir() and not _unseen(f.name))
     return [folder for folder in folders if pictures_below(folder)[0]]
 
 
 def held_out_beside(path: str | Path) -> Path | None:
-    """The folder of test pictures that belongs to one of training pictures: its last part "train" being "test"."""
+    """The folder of test pictures beside one of training pictures: .../test/... to .../train/..."""
     parts = Path(path).parts
     for place in reversed([i for i, part in enumerate(parts) if part == "train"]):
         if (other := Path(*parts[:place], "test", *parts[place + 1 :])).is_dir():
@@ -113,51 +119,56 @@ def held_out_beside(path: str | Path) -> Path | None:
     return None
 
 
-# -- the split ---------------------------------------------------------------------------------------------------------
+# -- the split -------------------------------------------------------------------------------------
 
 
 def split(files: list[Path], path: Path) -> dict[str, list[Path]]:
-    """Files below path in two parts, "train" and "held_out", by a hash of their names: the same on every machine.
+    """Files below path in two parts, "train" and "held_out", by a hash of their names.
 
-    Where a name repeats below path (001/photo.jpg, 002/photo.jpg), the path from there on counts. If so few files
-    would all fall on one side, the fifth of them with the lowest hashes is held out, with a warning.
-    Raises ValueError for a single file.
+    Where a name repeats (001/photo.jpg, 002/photo.jpg), the path below `path` counts instead. If
+    all fell on one side, the fifth with the lowest hashes is held out, with a warning. Raises
+    ValueError for a single file.
     """
-    names = Counter(_composed(file.name) for file in files)
+    check_two(files, path)
     keys = {file: _composed(file.name) for file in files}
-    keys |= {file: _composed(file.relative_to(path).as_posix()) for file in files if names[keys[file]] > 1}
+    often = Counter(keys.values())
+    keys |= {f: f.relative_to(path).as_posix() for f, name in keys.items() if often[name] > 1}
     held = {file for file in files if held_out(keys[file])}
-    if len(files) < 2:
-        raise ValueError(f"there is only one picture below {shown(path)}: #train and #held_out need two or more")
-    if not held or len(held) == len(files):
+    if len(held) in (0, len(files)):
         count = max(1, round(len(files) / 5))
-        warnings.warn(f"by their names {'none' if not held else 'all'} of the {len(files)} pictures below {shown(path)} "
-                      f"would be held out; so that there are both, {count} of them {'is' if count == 1 else 'are'}; "
-                      "this may change when pictures are added", stacklevel=5)
+        warnings.warn(f"their names would hold out {'all' if held else 'none'} of the {len(files)} "
+                      f"pictures below {shown(path)}; {count} held out all the same (with more "
+                      "pictures, maybe others)", stacklevel=5)
         held = set(sorted(files, key=lambda file: _digest(keys[file]))[:count])
-    return {"train": [f for f in files if f not in held], "held_out": [f for f in files if f in held]}
+    return {"train": [file for file in files if file not in held], "held_out": sorted(held)}
 
 
 def held_out(name: str) -> bool:
-    """Whether the picture of this name is kept out of training: every fifth is, by a hash."""
+    """Whether the picture of this name is kept out of training: every fifth, on every machine."""
     return _digest(name)[0] % 5 == 0
 
 
 def _digest(name: str) -> bytes:
-    # "surrogatepass": Python holds the bytes of a name that is not UTF-8 as lone surrogates
+    # Python holds the bytes of a name that is not UTF-8 as lone surrogates
     return hashlib.sha256(_composed(name).encode("utf-8", "surrogatepass")).digest()
 
 
 def _composed(name: str) -> str:
-    """é as one letter, not as e and an accent: macOS writes names in the one way, others in the other."""
+    """é as one letter; macOS writes names with e and an accent."""
     return unicodedata.normalize("NFC", name)
 
 
-# -- words -------------------------------------------------------------------------------------------------------------
+def check_two(files: list[Path], path: Path) -> None:
+    if len(files) < 2:
+        raise ValueError(f"there is only one picture below {shown(path)}; "
+                         "#train and #held_out need two or more")
+
+
+# -- words -----------------------------------------------------------------------------------------
 
 
 def summary(left: Mapping[Path, str]) -> str:
-    """The reasons, how often each, and some of the files: "2 unreadable (a.png, b.jpg), 1 not a picture (notes.txt)"."""
+    """How often each reason, and some names: "2 unreadable (a.png, b.jpg), 1 not a picture (c)"."""
     kinds: dict[str, list[str]] = {}
     for file, why in left.items():
         kinds.setdefault(why.partition(":")[0], []).append(shown(file.name))
@@ -165,6 +176,11 @@ def summary(left: Mapping[Path, str]) -> str:
                      for kind, names in kinds.items())
 
 
+def listed(left: Mapping[Path, str]) -> tuple[str, ...]:
+    """"file: reason" for each."""
+    return tuple(f"{shown(file)}: {why}" for file, why in left.items())
+
+
 def shown(name: str | Path) -> str:
-    """A name as one line that can be printed and written anywhere: line breaks and bytes that are no text are escaped."""
+    """A name on one line, in letters that can be printed and written anywhere; others escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in _composed(str(name)))

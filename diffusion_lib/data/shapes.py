@@ -1,27 +1,34 @@
 """Shapes and a canvas to paint them on, in NumPy: what toycats.py draws with.
 
-Each shape is a *signed distance*: a formula that says how far a point lies outside it (negative inside). Dividing the
-distance by the width of a pixel gives how much of the pixel the shape covers, so edges are smooth at any size.
+Each shape is a *signed distance*: a formula that says how far a point lies outside it (negative
+inside). Dividing the distance by the width of a pixel gives how much of the pixel the shape covers,
+so edges are smooth at any size.
 
 Source: Inigo Quilez, "2D distance functions".
 """
 
 import numpy as np
 
+Point = tuple[float, float]
+Length = np.ndarray | float
+
 
 class Canvas:
-    """Pictures being painted, (B, 3, H, W) in [0, 1], and where each pixel's centre lies in its cat's own frame.
+    """Pictures being painted, (B, 3, H, W) in [0, 1], and where each pixel's centre lies in its
+    cat's own frame.
 
-    Shapes are signed distances (B, H, W). Given x = side_x (left and right folded onto each other) one formula draws
-    the left part and the right part; given x they are drawn once.
+    Shapes are signed distances (B, H, W). Given x = side_x (left and right folded onto each other)
+    one formula draws the left part and the right part; given x they are drawn once.
     """
 
     def __init__(self, image: np.ndarray, x: np.ndarray, y: np.ndarray, pixel: np.ndarray) -> None:
-        self.image, self.x, self.y, self.pixel = image, x, y, pixel          # x, y (B, H, W); pixel (B, 1, 1)
+        self.image, self.x, self.y = image, x, y  # x, y (B, H, W)
+        self.pixel = pixel  # its width, (B, 1, 1)
         self.side_x = abs(x)
 
     def rows(self, low: float, high: float) -> "Canvas":
-        """The part of the canvas that holds all that lies between two heights: painting less is faster."""
+        """The part of the canvas that holds all that lies between two heights: painting less is
+        faster."""
         hit = np.flatnonzero(((self.y > low) & (self.y < high)).any(axis=(0, 2)))
         part = slice(hit[0], hit[-1] + 1)
         return Canvas(self.image[:, :, part], self.x[:, part], self.y[:, part], self.pixel)
@@ -30,8 +37,9 @@ class Canvas:
         """Share of each pixel that a shape covers, from its signed distance."""
         return np.clip(0.5 - distance / self.pixel, 0, 1)
 
-    def thin(self, distance: np.ndarray, half_width: np.ndarray | float) -> np.ndarray:
-        """The same for a line, from the distance to its middle; right for lines thinner than a pixel, too."""
+    def thin(self, distance: np.ndarray, half_width: Length) -> np.ndarray:
+        """The same for a line, from the distance to its middle; right for lines thinner than a
+        pixel, too."""
         distance, width = distance / self.pixel, half_width / self.pixel
         return np.clip(0.5 + width - distance, 0, 1) - np.clip(0.5 - width - distance, 0, 1)
 
@@ -47,29 +55,32 @@ class Canvas:
         u, v = x - cx, self.y - cy
         return np.sqrt(u * u + v * v) - radius
 
-    def ellipse(self, x: np.ndarray, cx: float, cy: float, rx: np.ndarray | float, ry: np.ndarray | float) -> np.ndarray:
+    def ellipse(self, x: np.ndarray, cx: float, cy: float, rx: Length, ry: Length) -> np.ndarray:
         """Distance to an ellipse around (cx, cy) with half axes rx and ry."""
         u, v = (x - cx) / rx, (self.y - cy) / ry
         length = np.sqrt(u * u + v * v)
         u, v = u / rx, v / ry
-        return length * (length - 1) / (np.sqrt(u * u + v * v) + 1e-6)       # to first order: right near the edge
+        return length * (length - 1) / (np.sqrt(u * u + v * v) + 1e-6)  # right near the edge
 
-    def stroke(self, x: np.ndarray, ax: float, ay: float, bx: float, by: float, start: float, end: float) -> np.ndarray:
+    def stroke(self, x: np.ndarray, a: Point, b: Point, start: float, end: float) -> np.ndarray:
         """A line from a to b whose half width goes from start to end."""
-        u, v, du, dv = x - ax, self.y - ay, bx - ax, by - ay
+        u, v, du, dv = x - a[0], self.y - a[1], b[0] - a[0], b[1] - a[1]
         along = np.clip((u * du + v * dv) / (du * du + dv * dv), 0, 1)
         u, v = u - du * along, v - dv * along
         return np.sqrt(u * u + v * v) - (start + (end - start) * along)
 
-    def leaf(self, x: np.ndarray, a: tuple[float, float], tip: tuple[float, float], b: tuple[float, float],
-             bulge: float, rounding: float) -> np.ndarray:
-        """The corner at tip between the arcs from a to tip and from tip to b; bulge is their radius."""
+    def leaf(self, x: np.ndarray, a: Point, tip: Point, b: Point, bulge: float, rounding: float,
+             ) -> np.ndarray:
+        """The corner at tip between the arcs from a to tip and from tip to b; bulge is their
+        radius."""
         p, q = self._arc(x, a, tip, bulge) + rounding, self._arc(x, tip, b, bulge) + rounding
-        outside_p, outside_q = np.maximum(p, 0), np.maximum(q, 0)
-        return np.sqrt(outside_p * outside_p + outside_q * outside_q) + np.minimum(np.maximum(p, q), 0) - rounding
+        out_p, out_q = np.maximum(p, 0), np.maximum(q, 0)
+        outside, inside = np.sqrt(out_p * out_p + out_q * out_q), np.minimum(np.maximum(p, q), 0)
+        return outside + inside - rounding
 
-    def _arc(self, x: np.ndarray, a: tuple[float, float], b: tuple[float, float], radius: float) -> np.ndarray:
+    def _arc(self, x: np.ndarray, a: Point, b: Point, radius: float) -> np.ndarray:
         du, dv = b[0] - a[0], b[1] - a[1]
         chord = (du * du + dv * dv) ** 0.5
         depth = (radius * radius - chord * chord / 4) ** 0.5 / chord
-        return self.circle(x, (a[0] + b[0]) / 2 - dv * depth, (a[1] + b[1]) / 2 + du * depth, radius)
+        middle_x, middle_y = (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
+        return self.circle(x, middle_x - dv * depth, middle_y + du * depth, radius)

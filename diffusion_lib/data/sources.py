@@ -1,7 +1,8 @@
-"""Where pictures come from: CIFAR-10, Oxford's cats, a folder of your own, or drawn cats; one uint8 tensor in memory.
+"""Where pictures come from: CIFAR-10, Oxford's cats, a folder of your own, or drawn cats.
 
-Five thousand 32-pixel pictures are 15 MB, so a data set simply stays in memory (or on the GPU): no loader, no worker
-processes; a batch is an index. Flips and the scaling to [-1, 1] happen in the training loop.
+Five thousand 32-pixel pictures are 15 MB, so a data set simply stays in memory (or on the GPU) as
+one uint8 tensor: no loader, no worker processes; a batch is an index. Flips and the scaling to
+[-1, 1] happen in the training loop.
 """
 
 import os
@@ -19,12 +20,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .decode import decode, fit
-from .folders import PARTS, load_folder, shown, summary
+from .folders import PARTS, listed, load_folder, summary
 from .toycats import ToyCats
 
 SOURCES = ("toycats, toycats:5000, cifar10, cifar10:cat, cifar10:cat,dog, oxford_cats, "
            "folder:PATH, folder:PATH#train")
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+                   "truck")
 T = TypeVar("T")
 
 
@@ -32,8 +34,8 @@ T = TypeVar("T")
 class ImageData:
     """A data set in memory.
 
-    images: uint8 (N, C, H, W). labels: int64 (N,), indices into `classes`, or None. name: the source it came from.
-    skipped: every file that was left aside, "file: reason".
+    images: uint8 (N, C, H, W). labels: int64 (N,), indices into `classes`, or None.
+    name: the source. skipped: every file that was left aside, "file: reason".
     """
 
     images: Tensor
@@ -49,20 +51,22 @@ class ImageData:
 def load_data(spec: str, size: int, root: str | Path = "data", channels: int = 3) -> ImageData:
     """Load the pictures that `spec` names, each `size` × `size` pixels, as uint8 in memory.
 
-    spec:  "toycats" or "toycats:5000"    drawn cats (10,000 unless a number is given)
-           "cifar10", "cifar10:cat,dog"   the 50,000 training pictures, or those of some classes (downloaded into root)
-           "oxford_cats"                  the cats of Oxford-IIIT Pet, its trainval half (downloaded into root, 800 MB)
-           "folder:PATH"                  every picture below PATH; class = name of the folder that holds the file
-           "folder:PATH#train"            four fifths of them, and "folder:PATH#held_out" the others, by a hash of the
-                                          file's name (where names repeat below PATH, of the path from there)
-    channels: 3 for colour, 1 for grey (luminance).
+    spec:  "toycats", "toycats:5000"      drawn cats (10,000 unless a number is given)
+           "cifar10", "cifar10:cat,dog"   its 50,000 training pictures, or some classes of them
+           "oxford_cats"                  the cats of Oxford-IIIT Pet's trainval half (800 MB)
+           "folder:PATH"                  every picture below PATH; its folder's name is its class
+           "folder:PATH#train"            four fifths of them, "folder:PATH#held_out" the others, by
+                                          a hash of the file's name, or of its path below PATH where
+                                          the name repeats
+    root: where the two public sets lie, or are downloaded to. channels: 3 for colour, 1 for grey.
 
-    Pictures of another size are reduced with antialiasing so that the short side fits, then cropped to the centre.
-    Colours become sRGB, 16-bit grey 0 … 65535 becomes 0 … 255, what is transparent becomes white. Files that are no
-    pictures or cannot be read are left aside, counted in a warning and listed in `skipped`.
+    Pictures are reduced with antialiasing so that the short side fits, then cropped to the centre.
+    Colours become sRGB, 16-bit grey 0 … 65535 becomes 0 … 255, what is transparent becomes white.
+    Files that are no pictures are left aside, counted in a warning and listed in `skipped`.
 
-    Raises ValueError for an unknown source, class, size or number of channels and for a folder without a readable
-    picture, FileNotFoundError for a missing folder, RuntimeError if a download fails.
+    Raises ValueError for an unknown source, class, size or number of channels and for a folder
+    without a readable picture, FileNotFoundError for a missing folder, RuntimeError if a download
+    fails.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, not {size!r}")
@@ -76,7 +80,7 @@ def _load(spec: str, size: int, root: Path) -> ImageData:
     kind, _, rest = spec.partition(":")
     if kind == "toycats":
         if rest and not (rest.isdecimal() and int(rest) >= 1):
-            raise ValueError(f"{spec} must give a whole number of pictures, for example toycats:5000")
+            raise ValueError(f"{spec} must give a whole number of pictures, as toycats:5000 does")
         return ImageData(ToyCats(size=size, n=int(rest or 10_000), seed=0).images, name=spec)
     if kind == "cifar10":
         return _cifar10(rest, size, root, spec)
@@ -86,84 +90,88 @@ def _load(spec: str, size: int, root: Path) -> ImageData:
         path, mark, part = rest.rpartition("#")
         path, part = (path, part) if mark and part in PARTS else (rest, "")
         if not path:
-            raise ValueError("folder: needs the path of a folder of pictures, for example folder:data/cats")
+            raise ValueError("folder: needs the path of a folder of pictures, as folder:data/cats")
         images, labels, classes, skipped = load_folder(Path(os.path.expanduser(path)), size, part)
         return ImageData(images, labels, classes, spec, skipped)
     raise ValueError(f"unknown data source {spec!r}; choose one of {SOURCES}")
 
 
 def _cifar10(wanted: str, size: int, root: Path, spec: str) -> ImageData:
-    # the names are checked before a download of 170 MB starts
-    chosen = tuple(name.strip() for name in wanted.split(",")) if wanted else CIFAR10
-    for name in chosen:
-        if name not in CIFAR10:
-            raise ValueError(f"CIFAR-10 has no class {name!r}; its classes are {', '.join(CIFAR10)}")
-    from torchvision import datasets  # slow to import, and only needed here
+    names = CIFAR10_CLASSES
+    chosen = tuple(name.strip() for name in wanted.split(",")) if wanted else names
+    for name in chosen:  # before a download of 170 MB starts
+        if name not in names:
+            raise ValueError(f"CIFAR-10 has no class {name!r}; its classes are {', '.join(names)}")
+    from torchvision import datasets  # slow to import, and needed for the public sets only
 
-    data = _on_disk("CIFAR-10 (170 MB)", root, lambda fetch: datasets.CIFAR10(root, train=True, download=fetch))
+    data = _on_disk("CIFAR-10", root, lambda fetch: datasets.CIFAR10(root, download=fetch))
     targets = np.asarray(data.targets)
-    keep = np.isin(targets, [CIFAR10.index(name) for name in chosen])
-    images = torch.from_numpy(data.data[keep]).permute(0, 3, 1, 2).contiguous()      # (N, 3, 32, 32)
+    keep = np.isin(targets, [names.index(name) for name in chosen])
+    images = torch.from_numpy(data.data[keep]).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
     if size != 32:
         images = torch.stack([fit(Image.fromarray(picture), size) for picture in data.data[keep]])
-    labels = torch.tensor([chosen.index(CIFAR10[target]) for target in targets[keep]])
+    labels = torch.tensor([chosen.index(names[target]) for target in targets[keep]])
     return ImageData(images, labels, chosen, spec)
 
 
 def _oxford_cats(size: int, root: Path, spec: str) -> ImageData:
     from torchvision import datasets
 
-    def names(fetch: bool) -> list[str]:
-        """The cats in the data set's own list, whose lines are: name, number of the breed, 1 for a cat, number."""
-        datasets.OxfordIIITPet(root, download=fetch)
-        lines = (root / "oxford-iiit-pet" / "annotations" / "trainval.txt").read_text(encoding="utf-8").splitlines()
-        return [line.split()[0] for line in lines if line.split()[2] == "1"]
+    base = root / "oxford-iiit-pet"
 
-    files = [root / "oxford-iiit-pet" / "images" / f"{name}.jpg" for name in _on_disk("Oxford-IIIT Pet (800 MB)", root, names)]
+    def cats(fetch: bool) -> list[Path]:
+        """As the data set's own list has it: name, breed, 1 for a cat, number in the breed."""
+        datasets.OxfordIIITPet(root, download=fetch)
+        rows = map(str.split, (base / "annotations" / "trainval.txt").read_text().splitlines())
+        return [base / "images" / f"{name}.jpg" for name, _, species, _ in rows if species == "1"]
+
+    files = _on_disk("Oxford-IIIT Pet", root, cats)
     images, left = decode(files, size)
     if not images:
-        raise ValueError(f"none of the {len(files)} cats of Oxford-IIIT Pet in {root} could be read: {summary(left)}")
+        raise ValueError(f"none of the {len(files)} cats in {base} could be read: {summary(left)}")
     if left:
-        warnings.warn(f"left aside {len(left)} of {len(files)} files: {summary(left)}", stacklevel=4)
-    skipped = tuple(f"{shown(file)}: {why}" for file, why in left.items())
-    return ImageData(torch.stack(images), torch.zeros(len(images), dtype=torch.int64), ("cat",), spec, skipped)
+        warnings.warn(f"left aside {len(left)} of {len(files)} cats: {summary(left)}", stacklevel=4)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    return ImageData(torch.stack(images), labels, ("cat",), spec, listed(left))
 
 
 def _on_disk(title: str, root: Path, make: Callable[[bool], T]) -> T:
-    """make(False), the data set on disk, else make(True), the downloaded one; one line if neither can be had."""
+    """make(False), the data set on disk, else make(True), downloaded; one line if neither works."""
     try:
         return make(False)
     except (RuntimeError, OSError):
-        print(f"downloading {title} into {root}; if it stands still, stop it (Ctrl-C) and begin again", file=sys.stderr)
+        print(f"downloading {title} into {root}; if it stands still, stop it with Ctrl-C and "
+              "begin again", file=sys.stderr)
     try:
         return make(True)
     except (RuntimeError, OSError, HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RuntimeError(f"{title} is not in {root} and could not be downloaded ({reason}); connect to a network, "
-                           "or use folder:PATH for your own pictures, or toycats, which needs no download") from error
+        remedy = "connect to a network, or use folder:PATH for your own pictures, or toycats"
+        raise RuntimeError(f"{title} is not in {root} and could not be downloaded ({reason}); "
+                           f"{remedy}, which needs no download") from error
 
 
 def write_skipped(data: ImageData, folder: Path) -> None:
-    """Write the files left aside, with their reasons, into skipped.txt in a run folder; no file where there are none."""
+    """skipped.txt in a run folder: the files left aside, with reasons; no file if none are."""
     (folder / "skipped.txt").unlink(missing_ok=True)
     if data.skipped:
         (folder / "skipped.txt").write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
 
 
 def example_photo(size: int = 128) -> Tensor:
-    """The face of Chelsea the cat, a photograph by Stéfan van der Walt (CC0) that comes with scikit-image; no download.
+    """The face of Chelsea the cat, a photograph by Stéfan van der Walt (CC0) that scikit-image has.
 
     Returns float32 (1, 3, size, size) in [-1, 1]. Raises RuntimeError if scikit-image is missing.
     """
     try:
         from skimage.data import chelsea
     except ImportError as error:
-        raise RuntimeError("the photograph comes with scikit-image; install it: pip install scikit-image") from error
+        raise RuntimeError("the photo comes with scikit-image: pip install scikit-image") from error
     return to_float(fit(Image.fromarray(chelsea()).crop((78, 0, 378, 300)), size)[None])
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Luminance of uint8 colours, (N, 3, H, W) -> (N, 1, H, W), with the weights of ITU-R 601, as Pillow has it."""
+    """Luminance of uint8 colours, (N, 3, H, W) -> (N, 1, H, W): with ITU-R 601's weights."""
     red, green, blue = images.int().split(1, dim=1)
     return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8)
 
@@ -171,37 +179,44 @@ def _grey(images: Tensor) -> Tensor:
 def to_float(images: Tensor) -> Tensor:
     """uint8 in 0 … 255 to float32 in [-1, 1], any shape. Raises ValueError for other input."""
     if images.dtype != torch.uint8:
-        raise ValueError(f"to_float takes uint8 pictures (0 … 255), not {images.dtype}; to_uint8 makes such")
+        raise ValueError(f"to_float takes uint8 (0 … 255), not {images.dtype}; to_uint8 makes such")
     return images.float().div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] to uint8 in 0 … 255, any shape, clipped. Raises ValueError for other input and for NaN."""
+    """Floats in [-1, 1] to uint8 in 0 … 255, any shape, clipped. Raises ValueError for other input.
+    """
     if not images.is_floating_point():
-        raise ValueError(f"to_uint8 takes float pictures in [-1, 1], not {images.dtype}; to_float makes such")
+        raise ValueError(f"to_uint8 takes floats in [-1, 1], not {images.dtype}; see to_float")
     if images.isnan().any():
         raise ValueError("the pictures contain NaN (not a number): look for the step that made it")
     return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def check_fit(images: Tensor, labels: Tensor | None, model: nn.Module) -> None:
-    """Raises ValueError, one line with the remedy, where pictures or labels are not what `model` trains on."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.dtype != torch.uint8 or len(images) == 0:
-        found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"training pictures must be a uint8 tensor (N, C, H, W) with N of at least 1, not {found}; "
-                         "diffusion_lib.to_uint8 makes one of floats in [-1, 1]")
-    wanted = (getattr(model, "in_channels", images.shape[1]), *[getattr(model, "image_size", images.shape[2])] * 2)
-    if tuple(images.shape[1:]) != wanted:
-        raise ValueError(f"the pictures are {tuple(images.shape[1:])} (channels, height, width), the network expects {wanted}; "
-                         "load the data at the network's size")
-    classes = getattr(model, "num_classes", None)
-    if classes and (labels is None or labels.shape != (len(images),) or labels.dtype != torch.int64
-                    or not 0 <= int(labels.min()) <= int(labels.max()) < classes):
-        raise ValueError(f"the network has {classes} classes, but the data has no labels in 0 … {classes - 1}, int64, one a picture")
-
-
 @torch.no_grad()
-def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 250) -> Tensor:
-    """network(pictures) for many pictures, uint8 or floats in [-1, 1], a batch at a time; the rows one below the other."""
-    parts = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-    return torch.cat([network(to_float(part) if part.dtype == torch.uint8 else part) for part in parts])
+def in_batches(
+    network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 250
+) -> Tensor:
+    """network(pictures), uint8 or floats in [-1, 1], a batch at a time; the rows in one tensor."""
+    parts = images.split(batch_size)
+    return torch.cat([network(to_float(p) if p.dtype == torch.uint8 else p) for p in parts])
+
+
+def check_fit(images: Tensor, labels: Tensor | None, model: nn.Module) -> None:
+    """Raises ValueError where pictures or labels are not what `model` trains on."""
+    tensor = isinstance(images, Tensor)
+    if not tensor or images.ndim != 4 or images.dtype != torch.uint8 or len(images) == 0:
+        found = f"{tuple(images.shape)} {images.dtype}" if tensor else type(images).__name__
+        raise ValueError("training pictures must be a uint8 tensor (N, C, H, W) with N of at least "
+                         f"1, not {found}; diffusion_lib.to_uint8 makes one of floats in [-1, 1]")
+    shape = tuple(images.shape)
+    size = getattr(model, "image_size", shape[2])
+    wanted = (getattr(model, "in_channels", shape[1]), size, size)
+    if shape[1:] != wanted:
+        raise ValueError(f"the pictures are {shape[1:]} (channels, height, width), the network "
+                         f"expects {wanted}; load the data at the network's size and channels")
+    classes = getattr(model, "num_classes", None)
+    if classes and (labels is None or labels.shape != shape[:1] or labels.dtype != torch.int64
+                    or not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+        raise ValueError(f"the network has {classes} classes, but the data has no labels in "
+                         f"0 … {classes - 1}, int64, one a picture")

@@ -1,23 +1,28 @@
 """ToyCats: an endless, seeded set of drawn cats whose every attribute is known. No download.
 
-A cat is a row of five labels (ATTRIBUTES) and a seed. The labels say what is in the caption, the seed moves everything
-else a little (JITTERS): place, size, tilt, how far the eyes are open. Parts are painted from back to front with the
-shapes of shapes.py, whose edges are smooth, so the same cat can be drawn at any size.
+A cat is a row of five labels (ATTRIBUTES) and a seed. The labels say what is in the caption, the
+seed moves everything else a little (JITTERS): place, size, tilt, how far the eyes are open. Parts
+are painted from back to front with the shapes of shapes.py, whose edges are smooth, so the same cat
+can be drawn at any size.
 
-Pixels are made with +, -, *, /, square root and comparisons only, so a cat is the same bytes in any batch. The reader
-that goes the other way, from a picture to its attributes, is in toyreader.py.
+Pixels are made with +, -, *, /, square root and comparisons only, so a cat is the same bytes in any
+batch. The reader that goes the other way, from a picture to its attributes, is in toyreader.py.
 
-Seeds to numbers: Steele et al., "Fast splittable pseudorandom number generators" (2014), SplitMix64.
+Seeds to numbers: SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators").
 """
 
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from math import inf
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .shapes import Canvas
+
+Array = np.ndarray
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "fur": ("white", "black", "ginger", "grey", "brown"),
@@ -26,11 +31,12 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "ears": ("pointed", "round", "folded"),
     "background": ("pink", "blue", "green", "yellow", "purple"),
 }
-# What the seed decides: lowest and highest value. Lengths are in half picture widths, the tilt in radians.
+# What the seed decides, from ... to: lengths in half picture widths, the tilt in radians.
 JITTERS: dict[str, tuple[float, float]] = {
     "x": (-0.05, 0.05), "y": (-0.04, 0.04), "scale": (0.95, 1.05), "tilt": (-0.12, 0.12),
-    "open": (0.8, 1.05), "pupil": (0.45, 0.8), "fur_shade": (-0.04, 0.04), "background_shade": (-0.04, 0.04),
-    "side": (-1.0, 1.0),        # only its sign counts: from where the light comes and which eye has the patch
+    "open": (0.8, 1.05), "pupil": (0.45, 0.8),
+    "fur_shade": (-0.04, 0.04), "background_shade": (-0.04, 0.04),
+    "side": (-1.0, 1.0),  # its sign: from where the light comes, and which eye has the patch
 }
 
 
@@ -41,14 +47,16 @@ FUR = _colours((252, 248, 242), (68, 66, 76), (245, 158, 78), (160, 165, 177), (
 STRIPE = _colours((178, 168, 164), (132, 130, 144), (200, 98, 32), (94, 98, 112), (88, 54, 36))
 PATCH = _colours((226, 148, 88), (244, 240, 236), (255, 240, 222), (246, 246, 248), (238, 214, 186))
 LINE = _colours((112, 96, 96), (28, 26, 34), (134, 68, 26), (70, 72, 84), (70, 44, 30))
-WHISKER = _colours((140, 124, 122), (236, 234, 240), (255, 246, 236), (250, 250, 252), (250, 240, 228))
+WHISKER = _colours(
+    (140, 124, 122), (236, 234, 240), (255, 246, 236), (250, 250, 252), (250, 240, 228))
 EYE = _colours((122, 204, 78), (74, 164, 240), (255, 200, 44))
-BACKGROUND = _colours((250, 176, 196), (150, 204, 244), (164, 224, 172), (252, 226, 130), (196, 170, 238))
+BACKGROUND = _colours(
+    (250, 176, 196), (150, 204, 244), (164, 224, 172), (252, 226, 130), (196, 170, 238))
 PINK, DARK, WHITE = _colours((240, 132, 142), (40, 34, 42), (255, 255, 255))
-OUTLINE = 0.04                                                               # width of the line around the cat
+OUTLINE = 0.04  # width of the line around the cat
 
 
-def render(attributes: np.ndarray, jitters: np.ndarray, size: int) -> np.ndarray:
+def render(attributes: Array, jitters: Array, size: int) -> Array:
     """Draw cats with given labels and given jitters.
 
     attributes: integers (B, 5), in the order of ATTRIBUTES
@@ -56,9 +64,10 @@ def render(attributes: np.ndarray, jitters: np.ndarray, size: int) -> np.ndarray
     Returns float32 (B, 3, size, size) in [0, 1].
     """
     fur, pattern, eyes, ears, background = np.asarray(attributes).T
-    x0, y0, scale, tilt, opened, pupil, fur_shade, background_shade, side = np.asarray(jitters, dtype=np.float64).T
+    jitters = np.asarray(jitters, dtype=np.float64)
+    x0, y0, scale, tilt, opened, pupil, fur_shade, background_shade, side = jitters.T
 
-    def column(values: np.ndarray) -> np.ndarray:
+    def column(values: Array) -> Array:
         return np.asarray(values, dtype=np.float32)[:, None, None]
 
     # 1. Each pixel's centre in the cat's own frame: undo the shift, then the tilt, then the scale.
@@ -76,28 +85,31 @@ def render(attributes: np.ndarray, jitters: np.ndarray, size: int) -> np.ndarray
     canvas = Canvas(image, x, y, column(2 / size / scale))
     coat = np.clip(FUR[fur] + np.float32(fur_shade)[:, None], 0, 1)          # (B, 3)
     marks = np.where((pattern == 1)[:, None], STRIPE[fur], PATCH[fur])
-    striped, patched, side = column(pattern == 1), column(pattern == 2), column(np.where(side < 0, -1, 1))
+    striped, patched = column(pattern == 1), column(pattern == 2)
+    side, opened, pupil = column(np.where(side < 0, -1, 1)), column(opened), column(pupil)
     _paint_body(canvas, coat, LINE[fur], marks, striped)
     _paint_head(canvas, coat, LINE[fur], marks, striped, patched, ears, side)
-    _paint_face(canvas, coat, EYE[eyes], LINE[fur], WHISKER[fur], column(opened), column(pupil), side)
+    _paint_face(canvas, coat, EYE[eyes], LINE[fur], WHISKER[fur], opened, pupil, side)
     return np.clip(image, 0, 1, out=image)
 
 
-def _paint_body(canvas: Canvas, coat: np.ndarray, line: np.ndarray, marks: np.ndarray, striped: np.ndarray) -> None:
+def _paint_body(canvas: Canvas, coat: Array, line: Array, marks: Array, striped: Array) -> None:
     low = canvas.rows(0.4, 3)
     body = low.ellipse(low.x, 0, 1.1, 0.58, 0.56)
     low.paint(low.cover(body - OUTLINE), line)
     inside = low.cover(body)
     low.paint(inside, coat)
-    bars = np.minimum(low.stroke(low.side_x, 0.65, 0.80, 0.36, 0.86, 0.05, 0.02),
-                      low.stroke(low.side_x, 0.70, 0.97, 0.38, 1.00, 0.05, 0.02))
+    bars = np.minimum(low.stroke(low.side_x, (0.65, 0.80), (0.36, 0.86), 0.05, 0.02),
+                      low.stroke(low.side_x, (0.70, 0.97), (0.38, 1.00), 0.05, 0.02))
     low.paint(low.cover(bars) * inside * striped, marks)
-    low.paint(low.cover(low.ellipse(low.x, 0, 0.82, 0.25, 0.26)) * inside * np.float32(0.6), coat * 0.3 + 0.7)
-    low.paint(low.cover(low.ellipse(low.x, 0, 0.20, 0.62, 0.52)) * inside * np.float32(0.4), line)   # the head's shadow
+    belly = low.cover(low.ellipse(low.x, 0, 0.82, 0.25, 0.26)) * inside
+    low.paint(belly * np.float32(0.6), coat * 0.3 + 0.7)
+    shadow = low.cover(low.ellipse(low.x, 0, 0.20, 0.62, 0.52)) * inside  # the head's
+    low.paint(shadow * np.float32(0.4), line)
 
 
-def _paint_head(canvas: Canvas, coat: np.ndarray, line: np.ndarray, marks: np.ndarray, striped: np.ndarray,
-                patched: np.ndarray, ears: np.ndarray, side: np.ndarray) -> None:
+def _paint_head(canvas: Canvas, coat: Array, line: Array, marks: Array, striped: Array,
+                patched: Array, ears: Array, side: Array) -> None:
     x = canvas.side_x
     head = canvas.ellipse(canvas.x, 0, 0.09, 0.72, 0.56)
     # 1. Ears stand behind the head; the two are filled as one shape.
@@ -105,7 +117,7 @@ def _paint_head(canvas: Canvas, coat: np.ndarray, line: np.ndarray, marks: np.nd
     ball = canvas.circle(x, 0.47, -0.46, 0.24)
     short = canvas.leaf(x, (0.10, -0.42), (0.66, -0.56), (0.72, -0.10), 0.6, 0.10)
     ear = np.choose(ears[:, None, None], (pointed, ball, short))
-    ear = np.maximum(ear, canvas.y)                                          # the arcs of a leaf cross again far below
+    ear = np.maximum(ear, canvas.y)  # the arcs of a leaf cross again far below
     shape = np.minimum(head, ear)
     canvas.paint(canvas.cover(shape - OUTLINE), line)
     inside = canvas.cover(shape)
@@ -114,10 +126,12 @@ def _paint_head(canvas: Canvas, coat: np.ndarray, line: np.ndarray, marks: np.nd
     canvas.paint(pink, PINK * 0.7 + coat * 0.3)
 
     # 2. Pattern, only where there is fur.
-    bars = [canvas.stroke(x, 0.0, -0.50, 0.0, -0.20, 0.055, 0.03), canvas.stroke(x, 0.19, -0.48, 0.13, -0.24, 0.055, 0.03),
-            canvas.stroke(x, 0.74, 0.12, 0.50, 0.14, 0.055, 0.02), canvas.stroke(x, 0.72, 0.32, 0.50, 0.30, 0.055, 0.02)]
+    bars = (canvas.stroke(x, (0.0, -0.50), (0.0, -0.20), 0.055, 0.03),
+            canvas.stroke(x, (0.19, -0.48), (0.13, -0.24), 0.055, 0.03),
+            canvas.stroke(x, (0.74, 0.12), (0.50, 0.14), 0.055, 0.02),
+            canvas.stroke(x, (0.72, 0.32), (0.50, 0.30), 0.055, 0.02))
     on_head = canvas.cover(head)
-    canvas.paint(canvas.cover(np.minimum(np.minimum(*bars[:2]), np.minimum(*bars[2:]))) * on_head * striped, marks)
+    canvas.paint(canvas.cover(np.minimum.reduce(bars)) * on_head * striped, marks)
     spots = np.minimum(canvas.ellipse(canvas.x * side, 0.38, -0.16, 0.30, 0.42),
                        canvas.ellipse(canvas.x * side, -0.52, 0.46, 0.28, 0.24))
     canvas.paint(canvas.cover(spots) * on_head * patched, marks)
@@ -130,16 +144,17 @@ def _paint_head(canvas: Canvas, coat: np.ndarray, line: np.ndarray, marks: np.nd
     canvas.paint(canvas.cover(flap) * folded, coat * 0.85 + PINK * 0.15)
 
 
-def _paint_face(canvas: Canvas, coat: np.ndarray, eye: np.ndarray, line: np.ndarray, whisker: np.ndarray,
-                opened: np.ndarray, pupil: np.ndarray, side: np.ndarray) -> None:
+def _paint_face(canvas: Canvas, coat: Array, eye: Array, line: Array, whisker: Array,
+                opened: Array, pupil: Array, side: Array) -> None:
     face = canvas.rows(-0.2, 0.55)
     x, y = face.side_x, face.y
     # 1. Muzzle and blush.
-    face.paint(face.cover(face.ellipse(x, 0.09, 0.36, 0.17, 0.14)) * np.float32(0.6), coat * 0.3 + 0.7)
+    muzzle = face.cover(face.ellipse(x, 0.09, 0.36, 0.17, 0.14))
+    face.paint(muzzle * np.float32(0.6), coat * 0.3 + 0.7)
     blush = np.clip(1 - ((x - 0.47) / 0.16) ** 2 - ((y - 0.30) / 0.10) ** 2, 0, 1)
     face.paint(blush * np.float32(0.8), PINK)
 
-    # 2. Eyes: dark rim, iris that lightens downwards, pupil, two highlights on the side of the light.
+    # 2. Eyes: dark rim, iris that lightens downwards, pupil, two highlights.
     cx, cy, rx, ry = 0.30, 0.06, np.float32(0.165), np.float32(0.185) * opened
     face.paint(face.cover(face.ellipse(x, cx, cy, rx + 0.035, ry + 0.035)), DARK)
     iris = face.cover(face.ellipse(x, cx, cy, rx, ry))
@@ -147,8 +162,9 @@ def _paint_face(canvas: Canvas, coat: np.ndarray, eye: np.ndarray, line: np.ndar
     face.paint(iris * np.clip((y - cy) / ry, 0, 1) * np.float32(0.5), WHITE)
     face.paint(face.cover(face.ellipse(x, cx, cy, rx * pupil, ry * np.float32(0.85))), DARK)
     for centre in (-cx, cx):
-        face.paint(face.cover(np.sqrt((face.x - centre - 0.06 * side) ** 2 + (y - cy + 0.07) ** 2) - 0.05), WHITE)
-        face.paint(face.cover(np.sqrt((face.x - centre + 0.06 * side) ** 2 + (y - cy - 0.08) ** 2) - 0.025), WHITE)
+        for towards_light, down, radius in ((0.06, -0.07, 0.05), (-0.06, 0.08, 0.025)):
+            u, v = face.x - centre - towards_light * side, y - cy - down
+            face.paint(face.cover(np.sqrt(u**2 + v**2) - radius), WHITE)
 
     # 3. Nose, mouth, whiskers.
     mouth = np.sqrt((x - 0.07) ** 2 + (y - 0.34) ** 2) - 0.07
@@ -156,22 +172,14 @@ def _paint_face(canvas: Canvas, coat: np.ndarray, eye: np.ndarray, line: np.ndar
     nose = face.leaf(x, (0.075, 0.22), (0, 0.32), (-0.075, 0.22), 0.2, 0.02)
     face.paint(face.cover(np.maximum(nose, 0.235 - y)), PINK)
     for ay, by in ((0.27, 0.20), (0.35, 0.36)):
-        face.paint(face.thin(face.stroke(x, 0.56, ay, 0.94, by, 0, 0), 0.013), whisker)
+        face.paint(face.thin(face.stroke(x, (0.56, ay), (0.94, by), 0, 0), 0.013), whisker)
 
 
-def _whole(name: str, value: int, low: int | None = None, high: int | None = None) -> int:
-    """value as an int; ValueError, one line, unless it is a whole number from low to high."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or (low is not None and value < low) or (high is not None and value > high):
-        limits = "" if low is None else f", at least {low}" if high is None else f" from {low} to {high}"
-        raise ValueError(f"{name} must be a whole number{limits}, not {value!r}")
-    return int(value)
-
-
-def _uniform(seeds: np.ndarray, count: int) -> np.ndarray:
-    """Numbers in [0, 1), float64 (n, count), from integer seeds (n,): SplitMix64, so the same on every machine."""
+def _uniform(seeds: Array, count: int) -> Array:
+    """Numbers in [0, 1), float64 (n, count), from integer seeds (n,): SplitMix64, so the same on
+    every machine."""
     golden = np.uint64(0x9E3779B97F4A7C15)
-    with np.errstate(over="ignore"):                                         # arithmetic modulo 2**64 is the point
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is the point
         steps = np.arange(1, count + 1, dtype=np.uint64) * golden
         z = (seeds.astype(np.uint64) * np.uint64(0xD1342543DE82EF95))[:, None] + steps
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -180,35 +188,51 @@ def _uniform(seeds: np.ndarray, count: int) -> np.ndarray:
     return (z >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-def draw(attributes: torch.Tensor | np.ndarray, seeds: Iterable[int], size: int = 32) -> torch.Tensor:
-    """Draw one cat for each row of labels and each seed: uint8 (n, 3, size, size).
+def make_cats(attributes: Tensor | Array, seeds: Iterable[int], size: int = 32) -> Tensor:
+    """One cat for each row of labels and each seed: uint8 (n, 3, size, size).
 
-    attributes: integers (n, 5) in the order of ATTRIBUTES; seeds: n integers, for everything that is not an attribute.
-    The same labels and seed are the same cat at any size, and the same bytes in any batch.
+    attributes: integers (n, 5) in the order of ATTRIBUTES; seeds: n integers, for everything that
+    is not an attribute. The same labels and seed are the same cat at any size, and the same bytes
+    in any batch.
     Raises ValueError for a size outside 16 ... 256, unknown labels, or another number of seeds.
     """
-    size = _whole("size", size, 16, 256)
-    labels = np.atleast_2d(np.asarray(attributes))
-    if labels.size and not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"attributes are integer labels, not {labels.dtype}")
+    size, labels = check_whole("size", size, 16, 256), np.atleast_2d(np.asarray(attributes))
     keys = np.array([int(s) % 2**64 for s in seeds], dtype=np.uint64)
-    if len(keys) != len(labels) or labels.shape[1] != len(ATTRIBUTES):
-        raise ValueError(f"attributes must be (n, {len(ATTRIBUTES)}) with one seed a row, not {labels.shape} with {len(keys)} seeds")
-    for column, (name, values) in enumerate(ATTRIBUTES.items()):
-        if len(labels) and not 0 <= labels[:, column].min() <= labels[:, column].max() < len(values):
-            raise ValueError(f"{name} is a label in 0 ... {len(values) - 1} ({', '.join(values)}), not {labels[:, column].tolist()[:5]}")
+    check_labels(labels, len(keys))
     low, high = np.array(list(JITTERS.values())).T
-    pictures = []
-    for start in range(0, len(labels), 256):                                 # bounded memory, and it stays in the cache
+    pictures = np.empty((len(labels), 3, size, size), dtype=np.uint8)
+    for start in range(0, len(labels), 256):  # bounded memory, and it stays in the cache
         part = slice(start, start + 256)
         jitters = low + (high - low) * _uniform(keys[part], len(JITTERS))
-        pictures.append(np.uint8(render(labels[part], jitters, size) * 255 + 0.5))
-    return torch.from_numpy(np.concatenate(pictures)) if pictures else torch.empty((0, 3, size, size), dtype=torch.uint8)
+        pictures[part] = np.uint8(render(labels[part], jitters, size) * 255 + 0.5)
+    return torch.from_numpy(pictures)
 
 
-def caption(attributes: torch.Tensor | Sequence[int]) -> str:
+def check_labels(labels: Array, seeds: int) -> None:
+    if labels.size and not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"attributes are integer labels, not {labels.dtype}")
+    if seeds != len(labels) or labels.shape[1] != len(ATTRIBUTES):
+        raise ValueError(f"attributes must be (n, {len(ATTRIBUTES)}) with one seed a row, "
+                         f"not {labels.shape} with {seeds} seeds")
+    for column, (name, values) in zip(labels.T, ATTRIBUTES.items(), strict=True):
+        if len(column) and not 0 <= column.min() <= column.max() < len(values):
+            raise ValueError(f"{name} is a label in 0 ... {len(values) - 1} ({', '.join(values)}), "
+                             f"not {column.tolist()[:5]}")
+
+
+def check_whole(name: str, value: int, low: float = -inf, high: float = inf) -> int:
+    """value as an int; ValueError unless it is a whole number from low to high."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        limits = f" from {low} to {high}" if high < inf else ", at least 1" if low == 1 else ""
+        raise ValueError(f"{name} must be a whole number{limits}, not {value!r}")
+    return int(value)
+
+
+def caption(attributes: Tensor | Sequence[int]) -> str:
     """A row of labels in words: "a white cat with stripes, green eyes and round ears on blue"."""
-    fur, pattern, eyes, ears, background = (values[int(i)] for values, i in zip(ATTRIBUTES.values(), attributes, strict=True))
+    words = [values[int(i)] for values, i in zip(ATTRIBUTES.values(), attributes, strict=True)]
+    fur, pattern, eyes, ears, background = words
     marks = "" if pattern == "plain" else f"{pattern}, "
     article = "an" if fur[0] in "aeiou" else "a"
     return f"{article} {fur} cat with {marks}{eyes} eyes and {ears} ears on {background}"
@@ -217,28 +241,29 @@ def caption(attributes: torch.Tensor | Sequence[int]) -> str:
 class ToyCats:
     """`n` drawn cats out of an endless, seeded supply.
 
-    size: 16 to 256 pixels. n: how many. seed: which ones; cat i of seed s is the same in sets of any n and at any size.
-    exclude: combinations to leave out, such as {"fur": "white", "pattern": "stripes"}: no cat has all of these at once.
+    size: 16 to 256 pixels. n: how many. seed: which ones; cat i of seed s is the same in sets of
+    any n and at any size.
+    exclude: combinations to leave out, such as {"fur": "white", "pattern": "stripes"}: no cat has
+    all of these at once.
 
-    `images` uint8 (n, 3, size, size) is drawn when first used; `attributes` int64 (n, 5); `captions` a list of n texts.
+    `images` uint8 (n, 3, size, size) is drawn when first used; `attributes` int64 (n, 5);
+    `captions` a list of n texts.
     Raises ValueError for n < 1, an impossible size, or an unknown attribute or value in exclude.
     """
 
     name = "toycats"
 
-    def __init__(self, size: int = 32, n: int = 10_000, seed: int = 0, exclude: Mapping[str, str] | None = None) -> None:
-        size, n, seed = _whole("size", size, 16, 256), _whole("n", n, 1), _whole("seed", seed)
-        if exclude is not None and not isinstance(exclude, Mapping):
-            raise ValueError(f"exclude is a dictionary such as {{'fur': 'white', 'pattern': 'stripes'}}, not {exclude!r}")
-        for key, value in (exclude or {}).items():
-            if value not in ATTRIBUTES.get(key, ()):
-                known = ", ".join(ATTRIBUTES.get(key, ATTRIBUTES))
-                raise ValueError(f"cannot exclude {key}={value!r}: known are {known}")
-        self.size, self.seed, self.exclude = size, seed, dict(exclude or {})
+    def __init__(self, size: int = 32, n: int = 10_000, seed: int = 0,
+                 exclude: Mapping[str, str] | None = None) -> None:
+        self.size, n = check_whole("size", size, 16, 256), check_whole("n", n, 1)
+        self.seed = seed = check_whole("seed", seed)
+        self.exclude = check_exclude(exclude or {})
         labels, seeds, start = [], [], 0
         while sum(map(len, seeds)) < n:
-            number = np.arange(start, start + n, dtype=np.uint64) + np.uint64(seed * 1_000_003_000_001 % 2**64)
-            rows = (_uniform(~number, len(ATTRIBUTES)) * [len(v) for v in ATTRIBUTES.values()]).astype(np.int64)
+            first = np.uint64(seed * 1_000_003_000_001 % 2**64)
+            number = np.arange(start, start + n, dtype=np.uint64) + first
+            counts = [len(values) for values in ATTRIBUTES.values()]
+            rows = (_uniform(~number, len(counts)) * counts).astype(np.int64)
             hit = np.full(n, bool(self.exclude))
             for column, (key, values) in enumerate(ATTRIBUTES.items()):
                 if key in self.exclude:
@@ -256,11 +281,22 @@ class ToyCats:
         return f"ToyCats(size={self.size}, n={len(self)}, seed={self.seed})"
 
     @cached_property
-    def images(self) -> torch.Tensor:
+    def images(self) -> Tensor:
         """uint8 (n, 3, size, size)."""
-        return draw(self.attributes, self.seeds, self.size)
+        return make_cats(self.attributes, self.seeds, self.size)
 
     @property
     def captions(self) -> list[str]:
         """What each cat looks like, in words."""
         return [caption(row) for row in self.attributes.tolist()]
+
+
+def check_exclude(exclude: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(exclude, Mapping):
+        raise ValueError("exclude is a dictionary such as {'fur': 'white', 'pattern': 'stripes'}, "
+                         f"not {exclude!r}")
+    for key, value in exclude.items():
+        if value not in ATTRIBUTES.get(key, ()):
+            known = ", ".join(ATTRIBUTES.get(key, ATTRIBUTES))
+            raise ValueError(f"cannot exclude {key}={value!r}: known are {known}")
+    return dict(exclude)

@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.sources import CIFAR10_CLASSES as CLASSES
 from ..saving.checkpoint import load_weights
 from ..saving.files import sha256
 from ..saving.pretrained import WEIGHTS
-
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class ConvNorm(nn.Sequential):

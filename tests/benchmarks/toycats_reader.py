@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from diffusion_lib import ToyCats, ddim, last_step, load_data, load_pretrained, read_attributes, to_float
 from diffusion_lib.data.sources import SUFFIXES
-from diffusion_lib.data.toycats import ATTRIBUTES, JITTERS, draw, render
+from diffusion_lib.data.toycats import ATTRIBUTES, JITTERS, make_cats, render
 
 FRESH = 777                                                                  # seed of drawings no model has seen
 Kind = tuple[str, Tensor, Tensor | None]                                     # what it is, pictures, labels of whole cats
@@ -111,7 +111,7 @@ def _close_halves(n: int, upright: bool) -> tuple[Tensor, None]:
         column = choice[i % len(choice)]
         count = len(list(ATTRIBUTES.values())[column])
         changed[i, column] = (changed[i, column] + 1 + i // len(choice) % (count - 1)) % count
-    return joined(to_float(cats.images), to_float(draw(changed, cats.seeds, 32)), upright), None
+    return joined(to_float(cats.images), to_float(make_cats(changed, cats.seeds, 32)), upright), None
 
 
 def _square(n: int) -> Tensor:

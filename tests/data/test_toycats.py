@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from diffusion_lib import ToyCats
-from diffusion_lib.data.toycats import ATTRIBUTES, BACKGROUND, JITTERS, LINE, caption, draw, render
+from diffusion_lib.data.toycats import ATTRIBUTES, BACKGROUND, JITTERS, LINE, caption, make_cats, render
 
 SIZES = {name: len(values) for name, values in ATTRIBUTES.items()}
 
@@ -21,8 +21,8 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> int:
 def test_the_same_bytes_in_any_batch(size: int) -> None:
     cats = ToyCats(size=size, n=300, seed=5)                                 # more than one of the blocks of 256
     order = np.random.default_rng(0).permutation(300)[:41]
-    assert torch.equal(draw(cats.attributes[order], cats.seeds[order], size), cats.images[order])
-    alone = torch.cat([draw(cats.attributes[i], cats.seeds[i : i + 1], size) for i in (0, 255, 256, 299)])
+    assert torch.equal(make_cats(cats.attributes[order], cats.seeds[order], size), cats.images[order])
+    alone = torch.cat([make_cats(cats.attributes[i], cats.seeds[i : i + 1], size) for i in (0, 255, 256, 299)])
     assert torch.equal(alone, cats.images[[0, 255, 256, 299]])
 
 
@@ -88,13 +88,13 @@ def test_every_value_shows_in_the_picture() -> None:
         labels = torch.tensor([[2, 0, 0, 0, 0]]).repeat(count, 1)
         labels[:, column] = torch.arange(count)
         for size in (16, 32):
-            images = draw(labels, [9] * count, size)
+            images = make_cats(labels, [9] * count, size)
             for i, j in itertools.combinations(range(count), 2):
                 assert difference(images[i], images[j]) > 30
 
 
 def test_the_seed_moves_everything_that_is_no_attribute() -> None:
-    images = draw([[3, 1, 1, 0, 2]] * 50, range(50), 32)
+    images = make_cats([[3, 1, 1, 0, 2]] * 50, range(50), 32)
     assert len(torch.unique(images.flatten(1), dim=0)) == 50
     assert ((images.float().std(dim=0) > 2).float().mean()) > 0.9            # place, tilt, size, shades: every part changes
 
@@ -118,7 +118,7 @@ def test_exclude_withholds_the_combination_and_nothing_else() -> None:
     assert 100 < withheld.sum() < 300
     assert not ((rest.attributes[:, 0] == 0) & (rest.attributes[:, 1] == 1)).any()
     assert torch.equal(rest.attributes, every.attributes[~withheld][:2500])  # the others are the same cats, in the same order
-    assert torch.equal(rest.images[:64], draw(every.attributes[~withheld][:64], every.seeds[~withheld.numpy()][:64]))
+    assert torch.equal(rest.images[:64], make_cats(every.attributes[~withheld][:64], every.seeds[~withheld.numpy()][:64]))
     assert ((rest.attributes[:, 0] == 0) & (rest.attributes[:, 1] == 2)).any() and (rest.attributes[:, 1] == 1).any()
 
 
@@ -162,8 +162,8 @@ def test_refuses(refuses, arguments: dict, pieces: tuple[str, ...]) -> None:
 ])  # fmt: skip
 def test_draw_refuses(refuses, attributes: list, seeds: list[int], size: int, pieces: tuple[str, ...]) -> None:
     with refuses(ValueError, *pieces):
-        draw(np.array(attributes), seeds, size)
+        make_cats(np.array(attributes), seeds, size)
 
 
 def test_no_cats() -> None:
-    assert draw(torch.zeros((0, 5), dtype=torch.int64), [], 20).shape == (0, 3, 20, 20)
+    assert make_cats(torch.zeros((0, 5), dtype=torch.int64), [], 20).shape == (0, 3, 20, 20)

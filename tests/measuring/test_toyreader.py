@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_lib import ToyCats, ddim, last_step, load_pretrained, read_attributes, to_float
-from diffusion_lib.data.toycats import ATTRIBUTES, JITTERS, draw, render
+from diffusion_lib.data.toycats import ATTRIBUTES, JITTERS, make_cats, render
 
 NOISE = torch.Generator().manual_seed(0)
 
@@ -47,7 +47,7 @@ def test_every_value_is_read() -> None:
             row[:, column] = label
             rows.append(row)
     labels = torch.cat(rows)
-    assert torch.equal(read_attributes(draw(labels, range(len(labels)), 32)).attributes, labels)
+    assert torch.equal(read_attributes(make_cats(labels, range(len(labels)), 32)).attributes, labels)
 
 
 def test_the_most_extreme_poses_are_read() -> None:
@@ -62,7 +62,7 @@ def test_the_most_extreme_poses_are_read() -> None:
 def test_a_cat_whose_ears_are_easily_taken_for_others() -> None:
     """Moved and tilted, other ears nearly fit this one: each kind of ear has to be tried in its own best pose."""
     supply = ToyCats(size=16, n=2215, seed=920)
-    reading = read_attributes(draw(supply.attributes[-1], supply.seeds[-1:], 16))
+    reading = read_attributes(make_cats(supply.attributes[-1], supply.seeds[-1:], 16))
     assert torch.equal(reading.attributes[0], supply.attributes[-1]) and reading.is_cat[0]
 
 
@@ -86,11 +86,11 @@ def test_noise_adds_to_the_distance() -> None:
 def test_clear_says_how_clear() -> None:
     """1 for a drawing, 0 halfway to another value; only the attribute that is in between is unclear."""
     labels, seeds, shares = torch.tensor([[2, 0, 0, 0, 3]] * 4), range(10, 14), (0, 0.25, 0.5, 0.75)
-    plain = to_float(draw(labels, seeds, 32))
+    plain = to_float(make_cats(labels, seeds, 32))
     for column, value in ((2, 1), (3, 1), (4, 2)):                           # eyes, ears, background
         changed = labels.clone()
         changed[:, column] = value
-        other = to_float(draw(changed, seeds, 32))
+        other = to_float(make_cats(changed, seeds, 32))
         reading = read_attributes(torch.cat([(1 - share) * plain + share * other for share in shares]))
         expected = torch.tensor([abs(1 - 2 * share) for share in shares]).repeat_interleave(4)
         assert ((reading.clear[:, column] - expected).abs() < 0.15).all()
@@ -174,7 +174,7 @@ def test_two_eyes_or_two_backgrounds_of_different_colours_are_no_cat() -> None:
     for column, count, dim in ((0, 5, 3), (2, 3, 3), (3, 3, 3), (4, 5, 3), (0, 5, 2), (4, 5, 2)):
         changed = a.attributes.clone()
         changed[:, column] = (changed[:, column] + 1) % count
-        joined.append(halves(to_float(a.images), to_float(draw(changed, a.seeds)), dim))
+        joined.append(halves(to_float(a.images), to_float(make_cats(changed, a.seeds)), dim))
     is_cat = read_attributes(torch.cat(joined)).is_cat.reshape(6, 12)
     assert is_cat.sum(dim=1).tolist() == [0] * 6
 
