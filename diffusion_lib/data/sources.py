@@ -139,12 +139,12 @@ def _on_disk(title: str, root: Path, make: Callable[[bool], T]) -> T:
     """make(False), the data set on disk, else make(True), downloaded; one line if neither works."""
     try:
         return make(False)
-    except (RuntimeError, OSError):
+    except (RuntimeError, OSError, ValueError):
         print(f"downloading {title} into {root}; if it stands still, stop it with Ctrl-C and "
               "begin again", file=sys.stderr)
     try:
         return make(True)
-    except (RuntimeError, OSError, HTTPException) as error:
+    except (RuntimeError, OSError, ValueError, HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "connect to a network, or use folder:PATH for your own pictures, or toycats"
         raise RuntimeError(f"{title} is not in {root} and could not be downloaded ({reason}); "

@@ -160,7 +160,7 @@ def test_refuses(refuses, arguments: dict, pieces: tuple[str, ...]) -> None:
     ([[0, -1, 0, 0, 0]], [1], 32, ("pattern", "0 ... 2", "-1")),
     ([[0.5, 0, 0, 0, 0]], [1], 32, ("float64", "integer")),
 ])  # fmt: skip
-def test_draw_refuses(refuses, attributes: list, seeds: list[int], size: int, pieces: tuple[str, ...]) -> None:
+def test_make_cats_refuses(refuses, attributes: list, seeds: list[int], size: int, pieces: tuple[str, ...]) -> None:
     with refuses(ValueError, *pieces):
         make_cats(np.array(attributes), seeds, size)
 
