@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from .core.guidance import guided
 from .core.samplers import SAMPLERS, ddim, last_step
 from .core.unet import UNet
-from .data.sources import load_data, to_uint8
+from .data.sources import load_data, to_uint8, write_skipped
 from .saving.pretrained import load_model, start_from
 from .training.config import RunConfig, as_yaml, did_you_mean, override, read_config, resolve
 from .training.device import pick_device
@@ -90,6 +90,7 @@ def train(arguments: argparse.Namespace) -> None:
               f"{trainer.precision}; step {trainer.step:,} to {config.train.steps:,}; writing {out}", flush=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
+        write_skipped(data, out)
     trainer.fit()
     if not trainer.ranks.rank and importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without it
         from .lessons.plots import plot_curves, running_mean
