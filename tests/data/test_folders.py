@@ -63,7 +63,8 @@ RIGHT = {
     "read 200 60 20, 200 60 20": {"name: é in two ways"},
     "left aside: unreadable": {
         "32-bit whole numbers above", "negative numbers", "floats", "900 million pixels",
-        "0 pixels", "PNG, half of it", "PNG, zeros from the middle on", "JPEG, half of it", "empty", "zeros",
+        "0 pixels", "PNG, half of it", "PNG, zeros from the middle on", "JPEG, half of it", "empty",
+        "zeros",
         "text named .png", "a web page named .jpg", "link to nothing", "link to itself",
         "file that must not be read"},
     "left aside: not a picture": {"text", "JSON", "zip", "array", "PDF"},
@@ -132,7 +133,8 @@ def test_what_is_left_aside_is_counted_in_one_line_and_listed_with_reasons(tmp_p
         data = load_data(f"folder:{tmp_path}", 16)
     assert data.labels.tolist() == [0, 0, 0, 1] and data.classes == (ODD, "z")
     (told,) = [str(warning.message) for warning in caught]
-    for piece in ("left aside 6 of 10 files", str(tmp_path), "4 unreadable (", ", …)", "1 not a picture (notes.txt)", "1 HEIF (iPhone) (x.heic)"):
+    for piece in ("left aside 6 of 10 files", str(tmp_path), "4 unreadable (", ", …)",
+                  "1 not a picture (notes.txt)", "1 HEIF (iPhone) (x.heic)"):
         assert piece in told and "\n" not in told
     listed = {name: entry for name in bad for entry in data.skipped if name in entry}
     assert len(data.skipped) == len(listed) == 6 and listed["notes.txt"].endswith(": not a picture")
