@@ -1,9 +1,8 @@
-"""Augmentation that does not leak: pictures are moved, turned and scaled, and the network is told
-how (Karras et al. 2022, appendix F.2).
+"""Augmentation that does not leak (Karras et al. 2022, appendix F.2).
 
-A few thousand pictures are soon known by heart. Changed ones are new, but a network that learns
-from turned cats draws turned cats. So it is told, beside the time, what was done to each picture;
-when it draws, it is told "nothing", and draws upright ones.
+A few thousand pictures are soon known by heart. Moved, turned and scaled ones are new, but who
+learns from turned cats draws turned cats. So the network is told, beside the time, what was done to
+each picture; when it draws, it is told "nothing", and draws upright ones.
 """
 
 import math
@@ -12,20 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# numbers that tell what was done: shifts right and down, size, cosine - 1 and sine of the turn
-MOVES = 5
+MOVES = 5  # what the network is told: shifts right and down, size, cosine - 1 and sine of the turn
 
 
 def draw_moves(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 8) random numbers: four normal ones (how much), four uniform ones (whether at all),
-    for one picture a row."""
+    """(count, 8), for each picture: four normal numbers (how much), four uniform (whether)."""
     much, whether = (make((count, 4), generator=generator) for make in (torch.randn, torch.rand))
     return torch.cat([much, whether], dim=1)
 
 
 def augment(pictures: Tensor, moves: Tensor, chance: float) -> tuple[Tensor, Tensor]:
-    """Shift (by about 1/8 of the width), scale (by about 15 %) and turn (by about 15 degrees), each
-    with probability `chance`.
+    """Shift (about 1/8 of the width), scale (15 %) and turn (15°), each with probability `chance`.
 
     pictures (B, C, H, W), moves (B, 8) from `draw_moves`. Returns the changed pictures, their
     outside mirrored in, and what to tell the network, (B, MOVES): zeros where nothing was done.

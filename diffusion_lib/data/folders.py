@@ -63,12 +63,8 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"{shown(path)} is a file, not a folder; give the folder that holds it")
 
 
-# -- the walk --------------------------------------------------------------------------------------
-
-
 def pictures_below(path: Path) -> tuple[list[Path], dict[Path, str]]:
-    """All picture files below path, sorted, and why others are none. Each folder counts once, so
-    links may go in circles."""
+    """All picture files below path, sorted, and why others are none. Each folder counts once."""
     files, left, seen = [], {}, set()
 
     def closed(error: OSError) -> None:
@@ -104,8 +100,7 @@ def _no_picture(file: Path) -> str | None:
 
 
 def class_folders(path: str | Path) -> list[Path]:
-    """The folders right below `path` that hold pictures, sorted; what else lies there is no class.
-    """
+    """The folders right below `path` that hold pictures, sorted; all else there is no class."""
     folders = sorted(f for f in Path(path).iterdir() if f.is_dir() and not _unseen(f.name))
     return [folder for folder in folders if pictures_below(folder)[0]]
 
@@ -119,9 +114,6 @@ def held_out_beside(path: str | Path) -> Path | None:
     return None
 
 
-# -- the split -------------------------------------------------------------------------------------
-
-
 def split(files: list[Path], path: Path) -> dict[str, list[Path]]:
     """Files below path in two parts, "train" and "held_out", by a hash of their names.
 
@@ -129,7 +121,9 @@ def split(files: list[Path], path: Path) -> dict[str, list[Path]]:
     all fell on one side, the fifth with the lowest hashes is held out, with a warning. Raises
     ValueError for a single file.
     """
-    check_two(files, path)
+    if len(files) < 2:
+        raise ValueError(f"there is only one picture below {shown(path)}; "
+                         "#train and #held_out need two or more")
     keys = {file: _composed(file.name) for file in files}
     often = Counter(keys.values())
     keys |= {f: f.relative_to(path).as_posix() for f, name in keys.items() if often[name] > 1}
@@ -156,15 +150,6 @@ def _digest(name: str) -> bytes:
 def _composed(name: str) -> str:
     """é as one letter; macOS writes names with e and an accent."""
     return unicodedata.normalize("NFC", name)
-
-
-def check_two(files: list[Path], path: Path) -> None:
-    if len(files) < 2:
-        raise ValueError(f"there is only one picture below {shown(path)}; "
-                         "#train and #held_out need two or more")
-
-
-# -- words -----------------------------------------------------------------------------------------
 
 
 def summary(left: Mapping[Path, str]) -> str:

@@ -1,10 +1,8 @@
 """Shapes and a canvas to paint them on, in NumPy: what toycats.py draws with.
 
-Each shape is a *signed distance*: a formula that says how far a point lies outside it (negative
-inside). Dividing the distance by the width of a pixel gives how much of the pixel the shape covers,
-so edges are smooth at any size.
-
-Source: Inigo Quilez, "2D distance functions".
+Each shape is a *signed distance*: how far a point lies outside it (negative inside). Divided by the
+width of a pixel it says how much of the pixel is covered, so edges are smooth at any size. Source:
+Inigo Quilez, "2D distance functions".
 """
 
 import numpy as np
@@ -14,8 +12,7 @@ Length = np.ndarray | float
 
 
 class Canvas:
-    """Pictures being painted, (B, 3, H, W) in [0, 1], and where each pixel's centre lies in its
-    cat's own frame.
+    """Pictures (B, 3, H, W) in [0, 1], and where each pixel's centre lies in its cat's own frame.
 
     Shapes are signed distances (B, H, W). Given x = side_x (left and right folded onto each other)
     one formula draws the left part and the right part; given x they are drawn once.
@@ -27,8 +24,7 @@ class Canvas:
         self.side_x = abs(x)
 
     def rows(self, low: float, high: float) -> "Canvas":
-        """The part of the canvas that holds all that lies between two heights: painting less is
-        faster."""
+        """The part of the canvas between two heights: painting less is faster."""
         hit = np.flatnonzero(((self.y > low) & (self.y < high)).any(axis=(0, 2)))
         part = slice(hit[0], hit[-1] + 1)
         return Canvas(self.image[:, :, part], self.x[:, part], self.y[:, part], self.pixel)
@@ -38,8 +34,7 @@ class Canvas:
         return np.clip(0.5 - distance / self.pixel, 0, 1)
 
     def thin(self, distance: np.ndarray, half_width: Length) -> np.ndarray:
-        """The same for a line, from the distance to its middle; right for lines thinner than a
-        pixel, too."""
+        """The same for a line, from the distance to its middle, be it thinner than a pixel."""
         distance, width = distance / self.pixel, half_width / self.pixel
         return np.clip(0.5 + width - distance, 0, 1) - np.clip(0.5 - width - distance, 0, 1)
 
@@ -69,10 +64,9 @@ class Canvas:
         u, v = u - du * along, v - dv * along
         return np.sqrt(u * u + v * v) - (start + (end - start) * along)
 
-    def leaf(self, x: np.ndarray, a: Point, tip: Point, b: Point, bulge: float, rounding: float,
-             ) -> np.ndarray:
-        """The corner at tip between the arcs from a to tip and from tip to b; bulge is their
-        radius."""
+    def leaf(self, x: np.ndarray, a: Point, tip: Point, b: Point, bulge: float,
+             rounding: float) -> np.ndarray:
+        """The corner at tip between arcs of radius bulge from a to tip and from tip to b."""
         p, q = self._arc(x, a, tip, bulge) + rounding, self._arc(x, tip, b, bulge) + rounding
         out_p, out_q = np.maximum(p, 0), np.maximum(q, 0)
         outside, inside = np.sqrt(out_p * out_p + out_q * out_q), np.minimum(np.maximum(p, q), 0)

@@ -1,12 +1,9 @@
 """ToyCats: an endless, seeded set of drawn cats whose every attribute is known. No download.
 
-A cat is a row of five labels (ATTRIBUTES) and a seed. The labels say what is in the caption, the
-seed moves everything else a little (JITTERS): place, size, tilt, how far the eyes are open. Parts
-are painted from back to front with the shapes of shapes.py, whose edges are smooth, so the same cat
-can be drawn at any size.
-
-Pixels are made with +, -, *, /, square root and comparisons only, so a cat is the same bytes in any
-batch. The reader that goes the other way, from a picture to its attributes, is in toyreader.py.
+A cat is a row of five labels (ATTRIBUTES), which are its caption, and a seed, which moves all else
+a little (JITTERS). Parts are painted from back to front with the shapes of shapes.py, whose edges
+are smooth, so a cat can be drawn at any size. Only +, -, *, /, square roots and comparisons make
+pixels, so it is the same bytes in any batch. measuring/toyreader.py goes the other way.
 
 Seeds to numbers: SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators").
 """
@@ -40,29 +37,25 @@ JITTERS: dict[str, tuple[float, float]] = {
 }
 
 
-def _colours(*rows: tuple[int, int, int]) -> np.ndarray:
-    return np.array(rows, dtype=np.float32) / 255
+def _colours(rows: str) -> Array:
+    return np.array([[*bytes.fromhex(row)] for row in rows.split()], dtype=np.float32) / 255
+
+
 # One row for each value of the attribute; the first four tables after FUR go with the fur.
-FUR = _colours((252, 248, 242), (68, 66, 76), (245, 158, 78), (160, 165, 177), (152, 104, 70))
-STRIPE = _colours((178, 168, 164), (132, 130, 144), (200, 98, 32), (94, 98, 112), (88, 54, 36))
-PATCH = _colours((226, 148, 88), (244, 240, 236), (255, 240, 222), (246, 246, 248), (238, 214, 186))
-LINE = _colours((112, 96, 96), (28, 26, 34), (134, 68, 26), (70, 72, 84), (70, 44, 30))
-WHISKER = _colours(
-    (140, 124, 122), (236, 234, 240), (255, 246, 236), (250, 250, 252), (250, 240, 228))
-EYE = _colours((122, 204, 78), (74, 164, 240), (255, 200, 44))
-BACKGROUND = _colours(
-    (250, 176, 196), (150, 204, 244), (164, 224, 172), (252, 226, 130), (196, 170, 238))
-PINK, DARK, WHITE = _colours((240, 132, 142), (40, 34, 42), (255, 255, 255))
+FUR = _colours("fcf8f2 44424c f59e4e a0a5b1 986846")
+STRIPE = _colours("b2a8a4 848290 c86220 5e6270 583624")
+PATCH = _colours("e29458 f4f0ec fff0de f6f6f8 eed6ba")
+LINE = _colours("706060 1c1a22 86441a 464854 462c1e")
+WHISKER = _colours("8c7c7a eceaf0 fff6ec fafafc faf0e4")
+EYE = _colours("7acc4e 4aa4f0 ffc82c")
+BACKGROUND = _colours("fab0c4 96ccf4 a4e0ac fce282 c4aaee")
+PINK, DARK, WHITE = _colours("f0848e 28222a ffffff")
 OUTLINE = 0.04  # width of the line around the cat
 
 
 def render(attributes: Array, jitters: Array, size: int) -> Array:
-    """Draw cats with given labels and given jitters.
-
-    attributes: integers (B, 5), in the order of ATTRIBUTES
-    jitters:    (B, 9), in the order of JITTERS
-    Returns float32 (B, 3, size, size) in [0, 1].
-    """
+    """Cats of given labels (B, 5) and jitters (B, 9), in the order of ATTRIBUTES and JITTERS:
+    float32 (B, 3, size, size) in [0, 1]."""
     fur, pattern, eyes, ears, background = np.asarray(attributes).T
     jitters = np.asarray(jitters, dtype=np.float64)
     x0, y0, scale, tilt, opened, pupil, fur_shade, background_shade, side = jitters.T
@@ -176,8 +169,7 @@ def _paint_face(canvas: Canvas, coat: Array, eye: Array, line: Array, whisker: A
 
 
 def _uniform(seeds: Array, count: int) -> Array:
-    """Numbers in [0, 1), float64 (n, count), from integer seeds (n,): SplitMix64, so the same on
-    every machine."""
+    """Numbers in [0, 1), float64 (n, count), from integer seeds (n,), the same on every machine."""
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is the point
         steps = np.arange(1, count + 1, dtype=np.uint64) * golden
@@ -191,9 +183,7 @@ def _uniform(seeds: Array, count: int) -> Array:
 def make_cats(attributes: Tensor | Array, seeds: Iterable[int], size: int = 32) -> Tensor:
     """One cat for each row of labels and each seed: uint8 (n, 3, size, size).
 
-    attributes: integers (n, 5) in the order of ATTRIBUTES; seeds: n integers, for everything that
-    is not an attribute. The same labels and seed are the same cat at any size, and the same bytes
-    in any batch.
+    attributes: integers (n, 5) in the order of ATTRIBUTES; seeds: n integers, for everything else.
     Raises ValueError for a size outside 16 ... 256, unknown labels, or another number of seeds.
     """
     size, labels = check_whole("size", size, 16, 256), np.atleast_2d(np.asarray(attributes))
@@ -241,14 +231,10 @@ def caption(attributes: Tensor | Sequence[int]) -> str:
 class ToyCats:
     """`n` drawn cats out of an endless, seeded supply.
 
-    size: 16 to 256 pixels. n: how many. seed: which ones; cat i of seed s is the same in sets of
-    any n and at any size.
-    exclude: combinations to leave out, such as {"fur": "white", "pattern": "stripes"}: no cat has
-    all of these at once.
-
+    size: 16 to 256 pixels. n: how many. seed: which; cat i of a seed is the same at any n and size.
+    exclude: {"fur": "white", "pattern": "stripes"}, say: no cat then has all of these at once.
     `images` uint8 (n, 3, size, size) is drawn when first used; `attributes` int64 (n, 5);
-    `captions` a list of n texts.
-    Raises ValueError for n < 1, an impossible size, or an unknown attribute or value in exclude.
+    `captions` n texts. Raises ValueError for n < 1, an impossible size, or an unknown exclude.
     """
 
     name = "toycats"
@@ -268,9 +254,7 @@ class ToyCats:
             for column, (key, values) in enumerate(ATTRIBUTES.items()):
                 if key in self.exclude:
                     hit &= rows[:, column] == values.index(self.exclude[key])
-            labels.append(rows[~hit])
-            seeds.append(number[~hit])
-            start += n
+            labels, seeds, start = [*labels, rows[~hit]], [*seeds, number[~hit]], start + n
         self.attributes = torch.from_numpy(np.concatenate(labels)[:n])
         self.seeds = np.concatenate(seeds)[:n]
 
@@ -287,7 +271,6 @@ class ToyCats:
 
     @property
     def captions(self) -> list[str]:
-        """What each cat looks like, in words."""
         return [caption(row) for row in self.attributes.tolist()]
 
 

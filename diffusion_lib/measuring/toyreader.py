@@ -4,17 +4,14 @@ No weights, nothing trained.
 1. Every combination of labels, drawn small and in the middle pose, is compared with the picture;
    for each kind of ear the best one stays.
 2. Their poses are moved until they fit (Gauss-Newton on the jitters), and the best of them goes on.
-3. Each attribute is tried anew in that pose; pose and attributes once more, small; then once more,
-   full size.
+3. Each attribute is tried anew in that pose; both once more, small; then once more, full size.
 4. What is found is a cat if all of this holds:
-   - nowhere in the picture is much left over between it and the drawing (LEFT_OVER), least of all
-     in colour (COLOUR);
+   - nowhere is much left over between picture and drawing (LEFT_OVER), least in colour (COLOUR);
    - the drawing's edges are in the picture, on the whole (DETAIL) and everywhere (DETAIL_WORST): a
      blur has lost them, a mean of cats has them at half strength, noise and photographs never had
      them;
-   - no attribute lies halfway between two of its values (CLEAR), nor does one half of the picture
-     speak for another value than the rest (CLEAR_HALF), as it would with two eyes of different
-     colours.
+   - no attribute lies halfway between two values (CLEAR), nor does half of the picture speak for
+     another value than the rest (CLEAR_HALF), as two eyes of different colours would.
 """
 
 import functools
@@ -29,14 +26,12 @@ from torch.nn import functional as F
 from ..data.toycats import ATTRIBUTES, JITTERS, render
 
 SIZE, SMALL = 32, 16  # larger pictures become SIZE; at SMALL, the search goes less often astray
-# What a cat needs. tests/benchmarks/toycats_reader.py prints how many of each kind of picture pass.
-# The numbers lie between drawings with some noise and good samples of toycats32 on one side, and
-# means of two cats, patched-up cats and blurs on the other. Eyes and pattern are small: a faint
-# texture, as samples have, blurs what they say, so CLEAR asks for nothing there.
+# What a cat needs: numbers between drawings with some noise and good samples on one side, and means
+# of two cats, patched-up cats and blurs on the other (tests/benchmarks/toycats_reader.py). Eyes and
+# pattern are small: a faint texture, as samples have, blurs them, so CLEAR asks for nothing there.
 LEFT_OVER, COLOUR = 0.6, 0.18  # at most
 DETAIL, DETAIL_WORST = 0.65, 0.3  # at least; 1 is what the drawing has
-# at least; 1: just so, 0: halfway
-CLEAR = {"fur": 0.2, "pattern": 0.0, "eyes": 0.0, "ears": 0.35, "background": 0.12}
+CLEAR = (0.2, 0.0, 0.0, 0.35, 0.12)  # at least, of each attribute; 1: just so, 0: halfway
 CLEAR_HALF = -0.3
 PART = 16  # pictures read at a time: enough to share work, few enough to stay in the cache
 FLAT = 0.05  # variance that counts as little: faint noise on a plain background weighs little
@@ -59,10 +54,9 @@ class Reading(NamedTuple):
 
 
 def read_attributes(images: Tensor) -> Reading:
-    """Read the attributes of drawn cats.
+    """Read the attributes of drawn cats (n, 3, H, H), uint8 or floats in [-1, 1], H at least 16.
 
-    images: (n, 3, H, W), uint8 or floats in [-1, 1], square, 16 pixels or more. About 20 ms each on
-    one core. Raises ValueError for another shape or type, and for NaN.
+    About 20 ms each on one core. Raises ValueError for another shape or type, and for NaN.
     """
     check_readable(images)
     values = images.detach().cpu().float()
@@ -211,7 +205,7 @@ def _read(images: Tensor) -> Reading:
     gains = (blocks(shared).mean(dim=1) + FAINT) / (blocks(full).mean(dim=1) + FAINT)
     sharp = (detail > DETAIL) & (worst(-gains) < -DETAIL_WORST)
     fits = (left < LEFT_OVER) & (colour < COLOUR) & sharp
-    whole = (clear[:, :, 0] > list(CLEAR.values())).all(axis=1)
+    whole = (clear[:, :, 0] > CLEAR).all(axis=1)
     halves = (clear[:, :, 1:] > CLEAR_HALF).all(axis=(1, 2))
     is_cat = fits & torch.from_numpy(whole & halves)
     return Reading(is_cat, torch.from_numpy(labels.astype(np.int64)), left)
