@@ -30,13 +30,13 @@ def load_folder(path: Path, size: int, part: str = "") -> Loaded:
     part: "train", "held_out", or "" for all. Raises FileNotFoundError, or ValueError for a file and
     for a folder without a readable picture.
     """
-    check_folder(path)
+    check_folder(path := Path(os.path.abspath(path)))  # "." has a name, too
     files, left = pictures_below(path)
     where = f"below {shown(path)}"
     if not files:
         raise ValueError(f"no pictures {where}: it holds {summary(left) or 'no files'}; "
                          "give a folder with .png, .jpg or other files that Pillow opens")
-    files = split(files, path)[part] if part else files
+    everything, files = files, split(files, path)[part] if part else files
     images, unreadable = decode(files, size)
     left |= unreadable
     if not images:
@@ -49,9 +49,9 @@ def load_folder(path: Path, size: int, part: str = "") -> Loaded:
     if (brightest := int(pictures.max())) <= 64:
         warnings.warn(f"no pixel {where} is brighter than {brightest} of 255: 10 to 14 bits in "
                       "16 look so; stretch the pictures to the full range first", stacklevel=4)
-    owners = [shown(Path(os.path.abspath(f)).parent.name) for f in files if f not in unreadable]
-    classes = tuple(sorted(set(owners)))
-    labels = torch.tensor([classes.index(owner) for owner in owners])
+    owners = {f: shown(f.parent.name) for f in everything if f not in unreadable}
+    classes = tuple(sorted(set(owners.values())))  # the same ones in both parts
+    labels = torch.tensor([classes.index(owners[f]) for f in files if f in owners])
     return pictures, labels, classes, listed(left)
 
 

@@ -261,6 +261,14 @@ def test_any_folder_of_two_or_more_is_split(tmp_path: Path, names: list[str]) ->
     assert len(names) > 9 or all("held out" in str(warning.message) for warning in caught)
 
 
+def test_both_parts_have_the_same_classes(tmp_path: Path) -> None:
+    """Also where a class has no picture on one side: class 2 is the same in both."""
+    coloured(tmp_path, ["a/1.png", "b/cat006.png", *(f"c/cat{i:03d}.png" for i in range(10, 20))])
+    train, held = (load_data(f"folder:{tmp_path}#{part}", 8) for part in ("train", "held_out"))
+    assert train.classes == held.classes == ("a", "b", "c")
+    assert set(train.labels.tolist()) == {0, 2} and set(held.labels.tolist()) == {1, 2}
+
+
 def test_one_picture_cannot_be_split(tmp_path: Path, refuses) -> None:
     save(tmp_path / "1.png")
     with refuses(ValueError, "only one picture", "two or more"):
