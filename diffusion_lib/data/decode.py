@@ -37,8 +37,7 @@ def decode(files: Sequence[Path], size: int) -> tuple[list[Tensor], dict[Path, s
 
 
 def fit(image: Image.Image, size: int) -> Tensor:
-    """The middle square, reduced with antialiasing, white where transparent: uint8 (3, size, size).
-    """
+    """The middle square, antialiased, white where it is transparent: uint8 (3, size, size)."""
     profile, image = image.info.get("icc_profile"), _eight_bits(_upright(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")

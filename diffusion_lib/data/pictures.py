@@ -40,9 +40,8 @@ def to_pictures(images: Any) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in pixels]
 
 
-def image_grid(
-    images: Any, columns: int | None = None, scale: int = 1, padding: int = 2
-) -> Image.Image:
+def image_grid(images: Any, columns: int | None = None, scale: int = 1, padding: int = 2
+               ) -> Image.Image:
     """All images in rows, in their order, `padding` white pixels around each; grey if all are grey.
 
     columns: ⌈√n⌉ if None. scale: whole number of screen pixels per picture pixel. Raises ValueError

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ SOURCES = ("toycats, toycats:5000, cifar10, cifar10:cat, cifar10:cat,dog, oxford
            "folder:PATH, folder:PATH#train")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
                    "truck")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _oxford_cats(size: int, root: Path, spec: str) -> ImageData:
     return ImageData(torch.stack(images), labels, ("cat",), spec, listed(left))
 
 
-def _on_disk(title: str, root: Path, make: Callable[[bool], T]) -> T:
+def _on_disk(title: str, root: Path, make: Callable[[bool], Any]) -> Any:
     """make(False), the data set on disk, else make(True), downloaded; one line if neither works."""
     try:
         return make(False)
@@ -184,8 +183,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] to uint8 in 0 … 255, any shape, clipped. Raises ValueError for other input.
-    """
+    """Floats in [-1, 1] to uint8 in 0 … 255, any shape, clipped. Raises ValueError for others."""
     if not images.is_floating_point():
         raise ValueError(f"to_uint8 takes floats in [-1, 1], not {images.dtype}; see to_float")
     if images.isnan().any():
@@ -194,9 +192,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def in_batches(
-    network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 250
-) -> Tensor:
+def in_batches(network: Callable[..., Tensor], images: Tensor, batch_size: int = 250) -> Tensor:
     """network(pictures), uint8 or floats in [-1, 1], a batch at a time; the rows in one tensor."""
     parts = images.split(batch_size)
     return torch.cat([network(to_float(p) if p.dtype == torch.uint8 else p) for p in parts])

@@ -145,6 +145,24 @@ def test_what_is_left_aside_is_counted_in_one_line_and_listed_with_reasons(tmp_p
     assert not (tmp_path / "skipped.txt").exists()
 
 
+def test_training_lists_what_it_left_aside_in_its_run_folder(tmp_path: Path) -> None:
+    from diffusion_lib.__main__ import main
+
+    coloured(tmp_path / "cats", [f"{i}.png" for i in range(6)])
+    for name in ("README.txt", "broken.jpg", "caf\udce9.txt"):
+        (tmp_path / "cats" / name).write_bytes(b"no picture")
+    (tmp_path / "tiny.yaml").write_text(
+        "model: {image_size: 8, channels: 8, channel_mults: [1, 1], attention: [false, false]}\n"
+        "train: {steps: 2, batch_size: 2, warmup: 1, precision: float32}\n")
+    words = ["--config", tmp_path / "tiny.yaml", "--data", f"folder:{tmp_path}/cats#train"]
+    with pytest.warns(UserWarning, match="left aside 3 of"):
+        assert main(["train", *map(str, words), "--out", str(tmp_path / "run")]) == 0
+    listed = (tmp_path / "run" / "skipped.txt").read_text(encoding="utf-8").splitlines()
+    assert sorted(line.rpartition("/")[2] for line in listed) == [
+        "README.txt: not a picture", "broken.jpg: unreadable: no picture, whatever its name says",
+        "caf\\udce9.txt: not a picture"]
+
+
 def test_iphone_pictures_are_read_where_pillow_heif_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
