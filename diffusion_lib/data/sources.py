@@ -97,7 +97,7 @@ def _load(spec: str, size: int, root: Path) -> ImageData:
 
 def _cifar10(wanted: str, size: int, root: Path, spec: str) -> ImageData:
     names = CIFAR10_CLASSES
-    chosen = tuple(name.strip() for name in wanted.split(",")) if wanted else names
+    chosen = tuple(dict.fromkeys(name.strip() for name in wanted.split(","))) if wanted else names
     for name in chosen:  # before a download of 170 MB starts
         if name not in names:
             raise ValueError(f"CIFAR-10 has no class {name!r}; its classes are {', '.join(names)}")
