@@ -1,1 +1,1 @@
-"""Where pictures come from (sources, toycats) and what they become (pictures)."""
+"""Where pictures come from (sources, folders, decode, toycats) and where they go (pictures)."""
