@@ -3,6 +3,7 @@
     python .ci/ship.py runs/cats32 cats32
 """
 
+import dataclasses
 import json
 import platform
 import re
@@ -53,7 +54,7 @@ def ship(name: str, loaded: pretrained.Pretrained, card: dict) -> Path:
     state = loaded.model.state_dict().items()
     with whole(path) as temporary:
         save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state}, temporary)
-    full = {**card, "model": loaded.model.config, "diffusion": loaded.diffusion.state_dict()}
+    full = {**card, "model": dataclasses.asdict(loaded.model.config), "diffusion": loaded.diffusion.state_dict()}
     text = json.dumps(full, indent=1)
     text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), text)  # rows of numbers in one line
     register = {**pretrained.register(), name: sha256(path)}

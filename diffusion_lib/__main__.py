@@ -14,43 +14,25 @@ import importlib.util
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from .core.guidance import guided
-from .core.samplers import SAMPLERS, ddim, last_step
+from .core.samplers import SAMPLERS, Step
+from .core.samplers import sample as draw_samples
 from .core.unet import UNet
 from .data.sources import load_data, to_uint8, write_skipped
-from .saving.pretrained import load_model, start_from
+from .saving.pretrained import Pretrained, load_model, start_from
+from .training.callbacks import SampleGrid
 from .training.config import RunConfig, as_yaml, did_you_mean, override, read_config, resolve
 from .training.device import pick_device
 from .training.run_folder import CsvLog
 from .training.trainer import Trainer
 
 SHORT = ("steps", "seed", "batch_size", "learning_rate", "sample_every")  # train's settings that have flags of their own
-
-
-class SampleGrid:
-    """A callback: a grid of the same 64 seeds in the run folder every `every` steps, drawn from the averaged weights."""
-
-    def __init__(self, every: int, count: int = 64, steps: int = 20) -> None:
-        self.every, self.count, self.steps = every, count, steps
-
-    def __call__(self, trainer: Trainer) -> None:
-        if trainer.step % self.every and trainer.step != trainer.config.steps:
-            return
-        from .saving.picture_files import save_grid
-
-        model = trainer.ema_model
-        shape = (self.count, *trainer.images.shape[1:])
-        if getattr(model, "num_classes", None):
-            model = guided(model, torch.arange(self.count) % model.num_classes, 1.0)
-        pictures = last_step(ddim(trainer.diffusion, model, shape, steps=self.steps)).x_t
-        save_grid(pictures, trainer.out / "samples" / f"step_{trainer.step:08d}.png")
 
 
 def settings(arguments: argparse.Namespace) -> RunConfig:
@@ -102,30 +84,16 @@ def train(arguments: argparse.Namespace) -> None:
         curve.savefig(out / "loss.png", dpi=100)
 
 
-def draw(arguments: argparse.Namespace, guidance: float | None, frames: list | None = None) -> torch.Tensor:
-    """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on. guidance: None draws without a class.
-
-    frames: a list that gets what the first batch looks like at every step.
-    """
-    if arguments.n < 1:
-        raise ValueError(f"--n must be at least 1, not {arguments.n}")
-    model, diffusion, _ = load_model(arguments.checkpoint)
-    model = model.to(pick_device(arguments.device))
-    shape, network = (model.in_channels, model.image_size, model.image_size), model
+def draw(arguments: argparse.Namespace, model: Pretrained, guidance: float | None, on_step: Callable | None = None) -> torch.Tensor:
+    """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on. guidance: None draws without a class."""
+    network = model.model.to(pick_device(arguments.device))
     if arguments.label is not None and guidance is not None:
-        network = guided(model, arguments.label, guidance)
+        network = guided(network, arguments.label, guidance)
     elif arguments.label is None and arguments.guidance != 1.0:
         raise ValueError(f"--guidance {arguments.guidance} needs --class K: there is nothing else to be guided to")
-    pictures = []
-    for start in tqdm(range(0, arguments.n, arguments.batch_size), desc="sampling", unit="batch", disable=None):
-        seeds = range(arguments.seed + start, arguments.seed + min(start + arguments.batch_size, arguments.n))
-        sampler = SAMPLERS[arguments.sampler](
-            diffusion, network, (len(seeds), *shape), steps=arguments.steps, seeds=seeds, spacing=arguments.spacing)
-        for step in sampler:
-            if frames is not None and not start:
-                frames.append(to_uint8(step.x_t.cpu().clamp(-1, 1)))
-        pictures.append(to_uint8(step.x_t.cpu()))
-    return torch.cat(pictures)
+    return to_uint8(draw_samples(
+        network, model.diffusion, arguments.n, sampler=arguments.sampler, steps=arguments.steps, seed=arguments.seed,
+        batch_size=arguments.batch_size, spacing=arguments.spacing, on_step=on_step, progress=sys.stderr.isatty()))
 
 
 def sample(arguments: argparse.Namespace) -> None:
@@ -136,7 +104,12 @@ def sample(arguments: argparse.Namespace) -> None:
     if not (arguments.out or arguments.grid or arguments.animation):
         raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, or --animation FILE.gif")
     frames = []
-    pictures = draw(arguments, arguments.guidance, frames)
+
+    def keep(step: Step, first_seed: int) -> None:
+        if arguments.animation and first_seed == arguments.seed:
+            frames.append(to_uint8(step.x_t.cpu().clamp(-1, 1)))
+
+    pictures = draw(arguments, load_model(arguments.checkpoint), arguments.guidance, keep)
     if arguments.out:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)
         for seed, picture in enumerate(pictures, arguments.seed):
@@ -160,14 +133,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.called not in CLASSES:
         raise ValueError(f"--called {arguments.called!r}: the classifier knows {', '.join(CLASSES)}")
     judge, wanted = load_classifier(*filter(None, [arguments.judge])), CLASSES.index(arguments.called)
+    model = load_model(arguments.checkpoint)
     if arguments.data.startswith("reference:"):
         reference = Reference.load(arguments.data.removeprefix("reference:"))
     else:
-        size = load_model(arguments.checkpoint).model.image_size
-        reference = Reference.of(*real_pictures(arguments.data, arguments.held_out, size), name=arguments.data,
+        reference = Reference.of(*real_pictures(arguments.data, arguments.held_out, model.model.image_size), name=arguments.data,
                                  features=arguments.features, judge=judge, label=wanted)
-    samples = draw(arguments, arguments.guidance)
-    control = draw(arguments, None) if arguments.label is not None else None
+    samples = draw(arguments, model, arguments.guidance)
+    control = draw(arguments, model, None) if arguments.label is not None else None
     measures = measure(samples, reference, n=arguments.n, judge=judge, label=wanted, control=control)
     print(f"{arguments.n} samples of {arguments.checkpoint}, seeds from {arguments.seed}, {arguments.sampler}, {arguments.steps} steps; "
           f"reference {reference.name}: {len(reference.train)} pictures, {len(reference.held_out)} held out; "
@@ -251,8 +224,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("export", help="write a model for diffusers")
     p.add_argument("checkpoint")
-    p.add_argument("--to", choices=["diffusers", "shipped"], default="diffusers",
-                   help="diffusers: a folder; shipped: into this package, --out being its name")
+    p.add_argument("--to", choices=["diffusers"], default="diffusers", help="diffusers: a folder")
     p.add_argument("--out", required=True)
     p.add_argument("--class", dest="label", type=int, help="fold this class into the weights")
     p.set_defaults(run=export, command=p)

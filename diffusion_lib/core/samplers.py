@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .diffusion import GaussianDiffusion
-
-Model = Callable[..., Tensor]  # model(x_t, t) -> (B, C, H, W), t int64 (B,)
+from .losses import Model, ask
 
 
 class Step(NamedTuple):
@@ -32,85 +32,6 @@ class Step(NamedTuple):
     x_t: Tensor  # (B, C, H, W): what entered this step (the picture itself in the last Step)
     x0_hat: Tensor  # (B, C, H, W): the guess of the clean picture made from x_t
     evaluations: int  # network evaluations spent so far, this step's included
-
-
-def timesteps_trailing(T: int, steps: int, spacing: float = 1.0) -> list[int]:
-    """`steps` timesteps from T-1 down, spaced so that the first is always T-1 (Lin et al. 2024, "trailing").
-
-    spacing: 1 spaces them evenly, rounded as diffusers rounds them; above 1 they lie closer together where little noise is left, the
-    i-th at T (i / steps)^spacing - 1 (the idea of Karras et al. 2022, equation 5). Raises ValueError unless 1 <= steps <= T and
-    spacing is 1 or more.
-    """
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
-        raise ValueError(f"steps must be a whole number from 1 to {T} (the timesteps of training), not {steps!r}")
-    if not 1 <= spacing < math.inf:
-        raise ValueError(f"spacing must be a number of at least 1, not {spacing}; 1 spaces timesteps evenly, 1.5 suits 20 steps")
-    if spacing == 1:
-        return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
-    return [max(math.floor(T * (i / steps) ** spacing + 0.5), i) - 1 for i in range(steps, 0, -1)]  # i: none comes twice
-
-
-def device_of(model: Model) -> torch.device:
-    """Where the model's weights are; a plain function without weights works on the CPU."""
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return getattr(model, "device", torch.device("cpu")) if parameter is None else parameter.device
-
-
-class _Noise:
-    """One generator per seed, drawn on the CPU: seed 7 gives the same noise in any batch and on any device."""
-
-    def __init__(self, model: Model, shape: Sequence[int], seeds: Sequence[int] | None, x_T: Tensor | None) -> None:
-        if len(shape) < 2 or min(shape) < 1:
-            raise ValueError(f"shape must be (number of pictures, channels, height, width), not {tuple(shape)}")
-        seeds = range(shape[0]) if seeds is None else seeds
-        if not hasattr(seeds, "__len__"):
-            raise ValueError(f"seeds must be a list with one seed a picture, seeds=range({shape[0]}) say, not {seeds!r}")
-        if any(isinstance(s, bool) or s != int(s) for s in seeds):
-            raise ValueError(f"seeds must be whole numbers, not {list(seeds)[:5]}; seeds=range({shape[0]}) say")
-        if len(seeds) != shape[0]:
-            raise ValueError(f"{len(seeds)} seeds for {shape[0]} pictures; "
-                             f"give one seed a picture, seeds=range({shape[0]}) say")
-        if x_T is not None and tuple(x_T.shape) != tuple(shape):
-            raise ValueError(f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for; make them one")
-        if x_T is not None and not x_T.is_floating_point():
-            raise ValueError(f"x_T holds {x_T.dtype} numbers; it is noise, torch.randn(shape)")
-        self.device = x_T.device if x_T is not None else device_of(model)
-        self.dtype = torch.float32 if x_T is None else x_T.dtype
-        self.one = tuple(shape[1:])
-        self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
-        own = self.draw()  # drawn even if x_T is given: else the first noise of a seed would be that x_T once more
-        self.x_T = own if x_T is None else x_T
-
-    def draw(self) -> Tensor:
-        noise = torch.stack([torch.randn(self.one, generator=g) for g in self.generators])
-        return noise.to(self.dtype).to(self.device)
-
-
-def _guess(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip: bool) -> Tensor:
-    """x̂_0 (B, C, H, W): one network evaluation, clipped to [-1, 1] if asked."""
-    says = getattr(getattr(model, "diffusion", diffusion), "prediction", diffusion.prediction)  # IdealDenoiser knows its language
-    if says != diffusion.prediction:
-        raise ValueError(f"the model predicts {says!r}, the diffusion reads {diffusion.prediction!r}; make both with one GaussianDiffusion")
-    batch_t = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
-    output = model(x_t, batch_t)
-    if output.shape != x_t.shape:
-        raise ValueError(f"the model answered {tuple(output.shape)} to pictures of shape {tuple(x_t.shape)}; "
-                         "they must be equal: check its out_channels")
-    x0_hat = diffusion.predict_x0(output.to(x_t.dtype), x_t, batch_t)
-    return x0_hat.clamp(-1, 1) if clip else x0_hat
-
-
-def _finished(x: Tensor, evaluations: int) -> Step:
-    if not torch.isfinite(x).all():
-        raise RuntimeError("sampling ended in NaN or infinite pixels: the model's weights are broken; "
-                           "sample an earlier checkpoint, or train with a lower learning rate")
-    return Step(-1, x, x, evaluations)
-
-
-def _alphas_sigmas(diffusion: GaussianDiffusion, ts: list[int]) -> tuple[list[float], list[float]]:
-    """√ᾱ and √(1-ᾱ) at each timestep, and 1 and 0 for the clean picture at the end."""
-    alphas_cumprod = [float(diffusion.alphas_cumprod[t]) for t in ts] + [1.0]
-    return [math.sqrt(a) for a in alphas_cumprod], [math.sqrt(1 - a) for a in alphas_cumprod]
 
 
 # DDPM algorithm 2, with the reverse step written as x̂_0 → clip → posterior mean (equation 7) → noise
@@ -127,14 +48,15 @@ def ddpm(
     The variance is the posterior's own ("fixed small" in diffusers). Raises ValueError for steps outside 1 … T.
     """
     ts = timesteps_trailing(diffusion.T, steps, spacing)
-    noise = _Noise(model, shape, seeds, x_T)
+    noise = SeededNoise(model, shape, seeds, x_T)
     x = noise.x_T
     for i, (t, t_prev) in enumerate(zip(ts, [*ts[1:], -1], strict=True)):
-        x0_hat = _guess(diffusion, model, x, t, clip)                       # 1. what is the picture?   2. clip
+        x0_hat = predict_x0_clipped(diffusion, model, x, t, clip)           # 1. what is the picture?  2. clip
         yield Step(t, x, x0_hat, i + 1)
-        mean, variance = diffusion.q_posterior(x0_hat, x, torch.tensor([t]), torch.tensor([t_prev]))  # 3. the mean
-        x = mean + variance.sqrt() * noise.draw() if t_prev >= 0 else mean  # 4. noise, but none after the last step
-    yield _finished(x, len(ts))
+        mean, variance = diffusion.q_posterior(                             # 3. the mean
+            x0_hat, x, torch.tensor([t]), torch.tensor([t_prev]))
+        x = mean + variance.sqrt() * noise.next() if t_prev >= 0 else mean  # 4. noise, none after the last step
+    yield finished(x, len(ts))
 
 
 # DDIM equation 12 with σ = 0
@@ -150,14 +72,14 @@ def ddim(
     halves the error.
     """
     ts = timesteps_trailing(diffusion.T, steps, spacing)
-    alpha, sigma = _alphas_sigmas(diffusion, ts)
-    x = _Noise(model, shape, seeds, x_T).x_T
+    signal, noise = rates_at(diffusion, ts)
+    x = SeededNoise(model, shape, seeds, x_T).x_T
     for i, t in enumerate(ts):
-        x0_hat = _guess(diffusion, model, x, t, clip)
+        x0_hat = predict_x0_clipped(diffusion, model, x, t, clip)
         yield Step(t, x, x0_hat, i + 1)
-        epsilon_hat = (x - alpha[i] * x0_hat) / sigma[i]
-        x = alpha[i + 1] * x0_hat + sigma[i + 1] * epsilon_hat
-    yield _finished(x, len(ts))
+        epsilon_hat = (x - signal[i] * x0_hat) / noise[i]
+        x = signal[i + 1] * x0_hat + noise[i + 1] * epsilon_hat
+    yield finished(x, len(ts))
 
 
 # Heun's rule (Karras et al. 2022, "Elucidating the Design Space", algorithm 1), on x̂_0 so that ᾱ = 0 is no special case
@@ -173,21 +95,21 @@ def heun(
     order, and the picture's error falls by about 2.5 (measured by `tests/benchmarks/sampler_order.py`).
     """
     ts = timesteps_trailing(diffusion.T, steps, spacing)
-    alpha, sigma = _alphas_sigmas(diffusion, ts)
-    x = _Noise(model, shape, seeds, x_T).x_T
+    signal, noise = rates_at(diffusion, ts)
+    x = SeededNoise(model, shape, seeds, x_T).x_T
     evaluations = 0
     for i, t in enumerate(ts):
-        x0_hat = _guess(diffusion, model, x, t, clip)
+        x0_hat = predict_x0_clipped(diffusion, model, x, t, clip)
         evaluations += 1
         yield Step(t, x, x0_hat, evaluations)
-        ratio = sigma[i + 1] / sigma[i]
-        x_next = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * x0_hat     # DDIM's step
+        ratio = noise[i + 1] / noise[i]
+        x_next = ratio * x + (signal[i + 1] - ratio * signal[i]) * x0_hat     # DDIM's step
         if i + 1 < len(ts):
-            second = _guess(diffusion, model, x_next, ts[i + 1], clip)
+            second = predict_x0_clipped(diffusion, model, x_next, ts[i + 1], clip)
             evaluations += 1
-            x_next = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * (x0_hat + second) / 2
+            x_next = ratio * x + (signal[i + 1] - ratio * signal[i]) * (x0_hat + second) / 2
         x = x_next
-    yield _finished(x, evaluations)
+    yield finished(x, evaluations)
 
 
 # Lu et al. 2022, "DPM-Solver++", algorithm 2 (2M, data prediction, midpoint)
@@ -201,22 +123,24 @@ def dpm_solver_pp(
     Arguments, yields and errors as `ddpm`. The first and the last step are DDIM's, of first order.
     """
     ts = timesteps_trailing(diffusion.T, steps, spacing)
-    alpha, sigma = _alphas_sigmas(diffusion, ts)
-    x = _Noise(model, shape, seeds, x_T).x_T
-    lam = [math.log(a / s) if a > 0 and s > 0 else math.copysign(math.inf, a - s)    # λ, half the log of the SNR
-           for a, s in zip(alpha, sigma, strict=True)]
+    signal, noise = rates_at(diffusion, ts)
+    x = SeededNoise(model, shape, seeds, x_T).x_T
+    lam = [math.log(a / b) if a > 0 and b > 0 else math.copysign(math.inf, a - b)    # λ, half the log of the SNR
+           for a, b in zip(signal, noise, strict=True)]
     previous = None
     for i, t in enumerate(ts):
-        x0_hat = _guess(diffusion, model, x, t, clip)
+        x0_hat = predict_x0_clipped(diffusion, model, x, t, clip)
         yield Step(t, x, x0_hat, i + 1)
         data = x0_hat
         if previous is not None and i + 1 < len(ts):
             r = (lam[i] - lam[i - 1]) / (lam[i + 1] - lam[i])               # length of the last step over this one's
             data = x0_hat + (x0_hat - previous) / (2 * r)                   # r = ∞ after a start at ᾱ = 0: plain DDIM
-        ratio = sigma[i + 1] / sigma[i]
-        x = ratio * x + (alpha[i + 1] - ratio * alpha[i]) * data
+        ratio = noise[i + 1] / noise[i]
+        x = ratio * x + (signal[i + 1] - ratio * signal[i]) * data
         previous = x0_hat
-    yield _finished(x, len(ts))
+    yield finished(x, len(ts))
+
+
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddpm": ddpm, "ddim": ddim, "heun": heun, "dpm_solver_pp": dpm_solver_pp,
 }
@@ -225,3 +149,130 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
 def last_step(steps: Iterator[Step]) -> Step:
     """Run a sampler to its end and return its last `Step`: `last_step(ddim(…)).x_t` is the pictures."""
     return deque(steps, maxlen=1)[0]
+
+
+def sample(
+    model: Model, diffusion: GaussianDiffusion, n: int, *, sampler: str = "ddim", steps: int = 50, seed: int = 0,
+    batch_size: int = 64, shape: Sequence[int] | None = None, clip: bool = True, spacing: float = 1.0,
+    on_step: Callable[[Step, int], None] | None = None, progress: bool = False,
+) -> Tensor:
+    """n pictures of consecutive seeds from `seed` on, a batch at a time: float32 (n, C, H, W) in [-1, 1], on the CPU.
+
+    model: a network, or one that `guided` made for one label or for n. shape: (C, H, W) of a picture, the network's own
+    when left out. on_step: called as on_step(step, first seed of the batch) for every `Step`. progress: a bar.
+    Raises ValueError for an unknown sampler, n or batch_size below 1, and what the sampler refuses.
+    """
+    check_sample(n, batch_size, sampler, seed)
+    shape = tuple(shape or (model.in_channels, model.image_size, model.image_size))
+    pictures = []
+    for start in tqdm(range(0, n, batch_size), desc="sampling", unit="batch", disable=not progress):
+        rows = slice(start, min(start + batch_size, n))
+        network = model.part(rows) if hasattr(model, "part") else model
+        seeds = range(seed + rows.start, seed + rows.stop)
+        for step in SAMPLERS[sampler](
+            diffusion, network, (len(seeds), *shape), steps=steps, seeds=seeds, clip=clip, spacing=spacing
+        ):
+            if on_step:
+                on_step(step, seeds[0])
+        pictures.append(step.x_t.float().cpu())
+    return torch.cat(pictures)
+
+
+# -- what the samplers share ----------------------------------------------------------------------
+
+
+def timesteps_trailing(T: int, steps: int, spacing: float = 1.0) -> list[int]:
+    """`steps` timesteps from T-1 down, spaced so that the first is always T-1 (Lin et al. 2024, "trailing").
+
+    spacing: 1 spaces them evenly, rounded as diffusers rounds them; above 1 they lie closer together where little noise
+    is left, the i-th at T (i / steps)^spacing - 1 (the idea of Karras et al. 2022, equation 5). Raises ValueError
+    unless 1 <= steps <= T and spacing is 1 or more.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
+        raise ValueError(f"steps must be a whole number from 1 to {T} (the timesteps of training), not {steps!r}")
+    if not 1 <= spacing < math.inf:
+        raise ValueError(f"spacing must be a number of at least 1, not {spacing}; "
+                         "1 spaces timesteps evenly, 1.5 suits 20 steps")
+    if spacing == 1:
+        return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
+    return [max(math.floor(T * (i / steps) ** spacing + 0.5), i) - 1 for i in range(steps, 0, -1)]  # none comes twice
+
+
+def rates_at(diffusion: GaussianDiffusion, ts: list[int]) -> tuple[list[float], list[float]]:
+    """Signal and noise rates at each timestep, and 1 and 0 for the clean picture at the end."""
+    alphas_cumprod = [float(diffusion.alphas_cumprod[t]) for t in ts] + [1.0]
+    return [math.sqrt(a) for a in alphas_cumprod], [math.sqrt(1 - a) for a in alphas_cumprod]
+
+
+def predict_x0_clipped(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip: bool) -> Tensor:
+    """x̂_0 (B, C, H, W): one network evaluation, clipped to [-1, 1] if asked."""
+    says = getattr(model, "prediction", None) or diffusion.prediction  # IdealDenoiser knows its language
+    if says != diffusion.prediction:
+        raise ValueError(f"the model predicts {says!r}, the diffusion reads {diffusion.prediction!r}; "
+                         "make both with one GaussianDiffusion")
+    batch_t = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
+    x0_hat = diffusion.predict_x0(ask(model, x_t, batch_t).to(x_t.dtype), x_t, batch_t)
+    return x0_hat.clamp(-1, 1) if clip else x0_hat
+
+
+class SeededNoise:
+    """One generator per seed, drawn on the CPU: seed 7 gives the same noise in any batch and on any device."""
+
+    def __init__(
+        self, model: Model, shape: Sequence[int], seeds: Sequence[int] | None, x_T: Tensor | None
+    ) -> None:
+        seeds = range(shape[0]) if seeds is None else seeds
+        check_noise(shape, seeds, x_T)
+        self.device = x_T.device if x_T is not None else device_of(model)
+        self.dtype = torch.float32 if x_T is None else x_T.dtype
+        self.one = tuple(shape[1:])
+        self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
+        own = self.next()  # drawn even if x_T is given: else the first noise of a seed would be that x_T once more
+        self.x_T = own if x_T is None else x_T
+
+    def next(self) -> Tensor:
+        """Fresh noise (B, C, H, W)."""
+        noise = torch.stack([torch.randn(self.one, generator=g) for g in self.generators])
+        return noise.to(self.dtype).to(self.device)
+
+
+def device_of(model: Model) -> torch.device:
+    """Where the model's weights are; a plain function without weights works on the CPU."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return getattr(model, "device", torch.device("cpu")) if parameter is None else parameter.device
+
+
+def finished(x: Tensor, evaluations: int) -> Step:
+    """The last Step. Raises RuntimeError where the picture is not finite."""
+    if not torch.isfinite(x).all():
+        raise RuntimeError("sampling ended in NaN or infinite pixels: the model's weights are broken; "
+                           "sample an earlier checkpoint, or train with a lower learning rate")
+    return Step(-1, x, x, evaluations)
+
+
+def check_noise(shape: Sequence[int], seeds: Sequence[int], x_T: Tensor | None) -> None:
+    """Raises ValueError unless there is one whole seed a picture, and x_T, if given, is noise of this shape."""
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape must be (number of pictures, channels, height, width), not {tuple(shape)}")
+    remedy = f"seeds=range({shape[0]}) say"
+    if not hasattr(seeds, "__len__"):
+        raise ValueError(f"seeds must be a list with one seed a picture, {remedy}, not {seeds!r}")
+    if any(isinstance(s, bool) or s != int(s) or not -(2**63) <= s < 2**63 for s in seeds):
+        raise ValueError(f"seeds must be whole numbers below 2 to the power of 63, not {list(seeds)[:5]}; {remedy}")
+    if len(seeds) != shape[0]:
+        raise ValueError(f"{len(seeds)} seeds for {shape[0]} pictures; give one seed a picture, {remedy}")
+    if x_T is not None and tuple(x_T.shape) != tuple(shape):
+        raise ValueError(f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for; make them one")
+    if x_T is not None and not x_T.is_floating_point():
+        raise ValueError(f"x_T holds {x_T.dtype} numbers; it is noise, torch.randn(shape)")
+
+
+def check_sample(n: int, batch_size: int, sampler: str, seed: int) -> None:
+    """Raises ValueError for what `sample` cannot do."""
+    for name, number in (("n, the number of pictures,", n), ("batch_size", batch_size)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {number!r}")
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; known are {', '.join(sorted(SAMPLERS))}")
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63 - n:
+        raise ValueError(f"the seed must be a whole number below 2 to the power of 63, not {seed!r}")

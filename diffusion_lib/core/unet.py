@@ -3,17 +3,17 @@
 A picture goes down through a few levels, each half as wide as the one before, and comes up again through as many;
 what each block made on the way down is kept and handed to the block on the same level on the way up. Every residual
 block is told the time. Names of modules follow `diffusers.UNet2DModel`, so that both have the same `state_dict`
-(see interchange.py). Trailing comments give shapes: B pictures, C channels, H rows, W columns, E = 4 * channels.
+(see saving/diffusers_format.py). Trailing comments give shapes: B pictures, C channels, H rows, W columns, E = 4 * channels.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from .cpu_kernels import GroupNorm, enlarge_and_convolve
 
 
 class TimeEmbedding(nn.Module):
@@ -40,10 +40,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, eps: float, dropout: float):
         super().__init__()
-        self.norm1 = GroupNorm(groups, c_in, eps)
+        self.norm1 = nn.GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_dim, c_out)
-        self.norm2 = GroupNorm(groups, c_out, eps)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -61,7 +61,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, heads: int, groups: int, eps: float):
         super().__init__()
         self.heads = heads
-        self.group_norm = GroupNorm(groups, channels, eps)
+        self.group_norm = nn.GroupNorm(groups, channels, eps)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -100,7 +100,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return enlarge_and_convolve(x, self.conv.weight, self.conv.bias)  # (B, C, 2H, 2W)
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
 
 
 class Level(nn.Module):
@@ -114,100 +114,104 @@ class Level(nn.Module):
         self.upsamplers = nn.ModuleList(upsamplers)
 
 
+@dataclass(frozen=True)
+class UNetConfig:
+    """Everything that a UNet is built from. Raises ValueError for settings that do not fit together."""
+
+    image_size: int = 32  # height and width of the pictures in pixels; a multiple of patch_size * 2 ** (levels - 1)
+    in_channels: int = 3  # of the pictures (3 for colour)
+    out_channels: int = 3
+    channels: int = 64  # width of the first level; level i has channels * channel_mults[i]
+    channel_mults: tuple[int, ...] = (1, 2, 2)
+    blocks_per_level: int = 1  # residual blocks per level on the way down (one more on the way up, as in DDPM)
+    attention: tuple[bool, ...] = (False, False, True)  # a level: does attention follow each of its residual blocks?
+    num_classes: int | None = None  # K adds an embedding of K + 1 labels: 0 ... K-1, and K = "no label" (for guidance)
+    patch_size: int = 1  # p folds p x p pixels into the channels, and unfolds them at the end: p ** 2 times fewer pixels
+    dropout: float = 0.0
+    norm_num_groups: int | None = None  # of every GroupNorm; None: min(32, channels // 4)
+    norm_eps: float = 1e-5
+    attention_head_dim: int | None = None  # channels per attention head; None is a single head
+    flip_sin_to_cos: bool = True  # this and the next two as in diffusers, for loading published networks
+    freq_shift: int = 0
+    downsample_padding: int = 1
+    augment_dim: int = 0  # numbers that tell how a training picture was augmented (data/augment.py); 0: never told
+
+    def __post_init__(self) -> None:
+        groups = min(32, max(1, self.channels // 4)) if self.norm_num_groups is None else self.norm_num_groups
+        for name, value in (("channel_mults", tuple(self.channel_mults)), ("norm_num_groups", groups),
+                            ("attention", tuple(bool(yes) for yes in self.attention))):
+            object.__setattr__(self, name, value)  # JSON and YAML hand over lists
+        check_settings(self)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.channels * mult for mult in self.channel_mults]
+
+
 class UNet(nn.Module):
-    """The denoising network: `UNet(...)(x_t, t)` or `UNet(..., num_classes=K)(x_t, t, labels)`.
+    """The denoising network: `UNet(image_size=32)(x_t, t)` or `UNet(num_classes=K)(x_t, t, labels)`.
 
-    image_size        height and width of the pictures in pixels; a multiple of patch_size * 2 ** (levels - 1)
-    in_channels, out_channels   of the pictures (3 for colour)
-    channels          width of the first level; level i has channels * channel_mults[i]
-    blocks_per_level  residual blocks per level on the way down (one more on the way up, as in DDPM)
-    attention         for each level: does self-attention follow each of its residual blocks?
-    num_classes       K adds an embedding of K + 1 labels: 0 ... K-1, and K = "no label" (for guidance)
-    patch_size        p folds p x p pixels into the channels, and unfolds them at the end: p ** 2 times fewer pixels
-    norm_num_groups   of every GroupNorm; default min(32, channels // 4)
-    attention_head_dim   channels per attention head; None is a single head
-    augment_dim       numbers that tell how a training picture was augmented (augment.py); none: it was not. 0: never told
-    norm_eps, flip_sin_to_cos, freq_shift, downsample_padding   as in diffusers, for loading published networks
-
-    Raises ValueError for settings that do not fit together. `config` is a dict with which UNet(**config) rebuilds it.
+    Takes the fields of UNetConfig, or one: `UNet(config)`; `config` holds it. Raises ValueError for settings that do not
+    fit together.
     """
 
-    def __init__(
-        self,
-        image_size: int = 32,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        channels: int = 64,
-        channel_mults: Sequence[int] = (1, 2, 2),
-        blocks_per_level: int = 1,
-        attention: Sequence[bool] = (False, False, True),
-        num_classes: int | None = None,
-        patch_size: int = 1,
-        dropout: float = 0.0,
-        norm_num_groups: int | None = None,
-        norm_eps: float = 1e-5,
-        attention_head_dim: int | None = None,
-        flip_sin_to_cos: bool = True,
-        freq_shift: int = 0,
-        downsample_padding: int = 1,
-        augment_dim: int = 0,
-    ):
+    def __init__(self, config: UNetConfig | None = None, **settings: Any):
         super().__init__()
-        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        groups = min(32, max(1, channels // 4)) if norm_num_groups is None else norm_num_groups
-        self.config |= {"channel_mults": list(channel_mults), "attention": [bool(yes) for yes in attention], "norm_num_groups": groups}
-        widths = [channels * mult for mult in channel_mults]
-        check_settings(self.config, widths, groups)
-        self.image_size, self.in_channels, self.patch_size = image_size, in_channels, patch_size
-        self.num_classes, self.augment_dim = num_classes, augment_dim
-        time_dim = 4 * channels
+        self.config = c = UNetConfig(**settings) if config is None else replace(config, **settings)
+        self.image_size, self.in_channels, self.patch_size = c.image_size, c.in_channels, c.patch_size
+        self.num_classes, self.augment_dim = c.num_classes, c.augment_dim
+        widths, time_dim, groups = c.widths, 4 * c.channels, c.norm_num_groups
 
         def res(c_in: int, c_out: int) -> ResBlock:
-            return ResBlock(c_in, c_out, time_dim, groups, norm_eps, dropout)
+            return ResBlock(c_in, c_out, time_dim, groups, c.norm_eps, c.dropout)
 
         def attend(width: int, yes: bool = True) -> nn.Module:
-            heads = width // (attention_head_dim or width)
-            return AttentionBlock(width, heads, groups, norm_eps) if yes else nn.Identity()
+            heads = width // (c.attention_head_dim or width)
+            return AttentionBlock(width, heads, groups, c.norm_eps) if yes else nn.Identity()
 
-        self.conv_in = nn.Conv2d(in_channels * patch_size**2, channels, 3, padding=1)
-        self.time_embedding = TimeEmbedding(channels, flip_sin_to_cos, freq_shift)
-        self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, time_dim)
+        self.conv_in = nn.Conv2d(c.in_channels * c.patch_size**2, c.channels, 3, padding=1)
+        self.time_embedding = TimeEmbedding(c.channels, c.flip_sin_to_cos, c.freq_shift)
+        self.class_embedding = None if c.num_classes is None else nn.Embedding(c.num_classes + 1, time_dim)
+        self.augment_embedding = zero(nn.Linear(c.augment_dim, time_dim, bias=False)) if c.augment_dim else None
 
-        self.augment_embedding = zero(nn.Linear(augment_dim, time_dim, bias=False)) if augment_dim else None
         self.down_blocks = nn.ModuleList()
-        c, kept = channels, [channels]  # channels of x, and of everything kept for the way up
+        at, kept = c.channels, [c.channels]  # channels of x, and of everything kept for the way up
         for i, width in enumerate(widths):
-            last = i == len(widths) - 1
-            resnets = [res(c if j == 0 else width, width) for j in range(blocks_per_level)]
-            attentions = [attend(width, attention[i]) for _ in resnets]
-            downsamplers = [] if last else [Downsample(width, downsample_padding)]
+            resnets = [res(at if j == 0 else width, width) for j in range(c.blocks_per_level)]
+            attentions = [attend(width, c.attention[i]) for _ in resnets]
+            downsamplers = [Downsample(width, c.downsample_padding)] if i < len(widths) - 1 else []
             self.down_blocks.append(Level(resnets, attentions, downsamplers=downsamplers))
             kept += [width] * (len(resnets) + len(downsamplers))
-            c = width
+            at = width
 
-        self.mid_block = Level([res(c, c), res(c, c)], [attend(c)])
+        self.mid_block = Level([res(at, at), res(at, at)], [attend(at)])
 
         self.up_blocks = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
-            resnets = [res((c if j == 0 else width) + kept.pop(), width) for j in range(blocks_per_level + 1)]
-            attentions = [attend(width, attention[i]) for _ in resnets]
+            resnets = [res((at if j == 0 else width) + kept.pop(), width) for j in range(c.blocks_per_level + 1)]
+            attentions = [attend(width, c.attention[i]) for _ in resnets]
             self.up_blocks.append(Level(resnets, attentions, upsamplers=[] if i == 0 else [Upsample(width)]))
-            c = width
+            at = width
 
-        self.conv_norm_out = GroupNorm(groups, c, norm_eps)
-        self.conv_out = zero(nn.Conv2d(c, out_channels * patch_size**2, 3, padding=1))
+        self.conv_norm_out = nn.GroupNorm(groups, at, c.norm_eps)
+        self.conv_out = zero(nn.Conv2d(at, c.out_channels * c.patch_size**2, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
         """Noisy pictures x (B, C, H, W), their timesteps t (B,) int64 in 0 ... T-1 -> (B, C_out, H, W), dtype of x.
 
-        labels (B,) int64 in 0 ... K with K = no label; None means no label for all. augment (B, augment_dim); None means zeros.
-        Raises ValueError for other shapes and dtypes, and for labels out of range (on a CPU only: a GPU would have to wait).
+        condition: labels (B,) int64 in 0 ... K with K = no label; None means no label for all. augment (B, augment_dim);
+        None means zeros. Raises ValueError for other shapes and dtypes, and for labels out of range (on a CPU only: a GPU
+        would have to wait).
         """
-        check_input(self, x, t, labels)
+        check_input(self, x, t, condition)
         dtype = x.dtype
         time = self.time_embedding(t)  # (B, E)
         if self.class_embedding is not None:
-            time = time + self.class_embedding(torch.full_like(t, self.num_classes) if labels is None else labels)
+            labels = torch.full_like(t, self.num_classes) if condition is None else condition
+            time = time + self.class_embedding(labels)
         if self.augment_embedding is not None and augment is not None:
             time = time + self.augment_embedding(augment)  # no bias: zeros, as when sampling, add nothing
         x = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, channels, H / patch, W / patch)
@@ -240,40 +244,36 @@ def zero(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def check_settings(config: dict, widths: list[int], groups: int) -> None:
+def check_settings(c: UNetConfig) -> None:
     """Raises ValueError, one line with the remedy, where the settings of a UNet do not fit together."""
     for name in ("image_size", "in_channels", "out_channels", "channels", "blocks_per_level", "patch_size", "augment_dim"):
-        if config[name] < (least := int(name != "augment_dim")):
-            raise ValueError(f"{name} is {config[name]}; it must be at least {least}.")
-    mults = config["channel_mults"]
-    if not mults or mults[0] != 1 or min(mults) < 1:
-        raise ValueError(f"channel_mults is {mults}; give one whole number per level, the first of them 1.")
-    if len(config["attention"]) != len(widths):
-        given = len(config["attention"])
-        raise ValueError(f"attention has {given} entries, channel_mults {len(widths)}: one True or False per level.")
-    factor = config["patch_size"] * 2 ** (len(widths) - 1)
-    if config["image_size"] % factor:
-        raise ValueError(
-            f"image_size {config['image_size']} is not a multiple of {factor} (patch_size {config['patch_size']} times "
-            f"2 for each of the {len(widths) - 1} halvings); use {math.ceil(config['image_size'] / factor) * factor}."
-        )
-    if config["channels"] % 2:
-        raise ValueError(f"channels is {config['channels']}; it must be even (half sines, half cosines of the time).")
-    if config["channels"] // 2 <= config["freq_shift"]:
-        raise ValueError(f"freq_shift {config['freq_shift']} needs more than {config['channels']} channels.")
-    for width in widths:
+        if getattr(c, name) < (least := int(name != "augment_dim")):
+            raise ValueError(f"{name} is {getattr(c, name)}; it must be at least {least}.")
+    if not c.channel_mults or c.channel_mults[0] != 1 or min(c.channel_mults) < 1:
+        raise ValueError(f"channel_mults is {list(c.channel_mults)}; give one whole number per level, the first of them 1.")
+    levels = len(c.channel_mults)
+    if len(c.attention) != levels:
+        raise ValueError(f"attention has {len(c.attention)} entries, channel_mults {levels}: one True or False per level.")
+    factor = c.patch_size * 2 ** (levels - 1)
+    if c.image_size % factor:
+        raise ValueError(f"image_size {c.image_size} is not a multiple of {factor} (patch_size {c.patch_size} times 2 for each "
+                         f"of the {levels - 1} halvings); use {math.ceil(c.image_size / factor) * factor}.")
+    if c.channels % 2:
+        raise ValueError(f"channels is {c.channels}; it must be even (half sines, half cosines of the time).")
+    if c.channels // 2 <= c.freq_shift:
+        raise ValueError(f"freq_shift {c.freq_shift} needs more than {c.channels} channels.")
+    groups, head = c.norm_num_groups, c.attention_head_dim
+    for width in c.widths:
         if groups < 1 or width % groups:
             raise ValueError(f"norm_num_groups {groups} does not divide a level's {width} channels; "
-                             f"use a divisor of {math.gcd(*widths)}.")
-    head = config["attention_head_dim"]
-    attending = [width for width, yes in zip(widths, config["attention"], strict=True) if yes] + widths[-1:]
-    for width in attending:
+                             f"use a divisor of {math.gcd(*c.widths)}.")
+    for width in [width for width, yes in zip(c.widths, c.attention, strict=True) if yes] + c.widths[-1:]:
         if head is not None and (head < 1 or width % head):
             raise ValueError(f"attention_head_dim {head} does not divide a level's {width} channels; use a divisor.")
-    if config["downsample_padding"] not in (0, 1):
-        raise ValueError(f"downsample_padding is {config['downsample_padding']}; it must be 0 or 1.")
-    if config["num_classes"] is not None and config["num_classes"] < 1:
-        raise ValueError(f"num_classes is {config['num_classes']}; use None for a network without labels.")
+    if c.downsample_padding not in (0, 1):
+        raise ValueError(f"downsample_padding is {c.downsample_padding}; it must be 0 or 1.")
+    if c.num_classes is not None and c.num_classes < 1:
+        raise ValueError(f"num_classes is {c.num_classes}; use None for a network without labels.")
 
 
 def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> None:

@@ -44,23 +44,30 @@ def save_checkpoint(folder: Path | str, weights: dict[str, nn.Module], optimizer
     return folder
 
 
+def read_state(folder: Path | str) -> dict:
+    """A checkpoint's state.json. Raises FileNotFoundError where there is no folder, ValueError for a foreign or newer one."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no checkpoint at {folder}")
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        version = state["format"] if isinstance(state["files"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is not a checkpoint of this library (no readable state.json in it); "
+                         "give a run folder, a step_… folder in it, or the name of a shipped model") from error
+    if version != FORMAT:
+        raise ValueError(f"{folder} has checkpoint format {version}, this version of the library reads {FORMAT}; update it")
+    return state
+
+
 def load_checkpoint(folder: Path | str, names: Iterable[str] | None = None) -> tuple[dict, dict[str, dict], dict | None]:
     """Read a checkpoint folder after checking each file's size and sha256.
 
     names: which weights to read; None reads all, and the optimizer. Returns (state, {name: state_dict}, optimizer or None).
     Raises FileNotFoundError for a folder that is no checkpoint, ValueError for a foreign, truncated or changed one.
     """
-    folder = Path(folder)
-    if not folder.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {folder}")
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        files, version = state["files"], state["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is not a checkpoint of this library (no readable state.json in it); "
-                         "give a run folder, a step_… folder in it, or the name of a shipped model") from error
-    if version != FORMAT:
-        raise ValueError(f"{folder} has checkpoint format {version}, this version of the library reads {FORMAT}; update it")
+    folder, state = Path(folder), read_state(folder)
+    files = state["files"]
     wanted = sorted({*files, "optimizer.pt"}) if names is None else [f"{name}.safetensors" for name in names]
     for name in wanted:
         path = folder / name

@@ -48,19 +48,19 @@ def to_diffusers_unet(model: UNet) -> "diffusers.UNet2DModel":
     With patch size p it is the inner network: it takes `pixel_unshuffle(x, p)` and its answer wants `pixel_shuffle`.
     With K classes it has `num_class_embeds = K + 1`, and always wants `class_labels`; K is "no label".
     """
-    config, folded = model.config, model.config["patch_size"] ** 2
-    attention, classes = config["attention"], config["num_classes"]
+    c, folded = model.config, model.config.patch_size**2
+    attention, classes = c.attention, c.num_classes
     unet = _diffusers().UNet2DModel(
-        sample_size=config["image_size"] // config["patch_size"],
-        in_channels=config["in_channels"] * folded,
-        out_channels=config["out_channels"] * folded,
-        block_out_channels=tuple(config["channels"] * mult for mult in config["channel_mults"]),
-        layers_per_block=config["blocks_per_level"],
+        sample_size=c.image_size // c.patch_size,
+        in_channels=c.in_channels * folded,
+        out_channels=c.out_channels * folded,
+        block_out_channels=tuple(c.widths),
+        layers_per_block=c.blocks_per_level,
         down_block_types=tuple("AttnDownBlock2D" if yes else "DownBlock2D" for yes in attention),
         up_block_types=tuple("AttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attention)),
         norm_num_groups=model.conv_norm_out.num_groups,
         num_class_embeds=None if classes is None else classes + 1,
-        **{field: config[field] for field in SAME_FIELDS},
+        **{field: getattr(c, field) for field in SAME_FIELDS},
     )
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith("augment_embedding.")}
     unet.load_state_dict(kept)  # what told of augmentation adds nothing to a picture that is not augmented
@@ -144,7 +144,7 @@ def fold_label(model: UNet, label: int) -> UNet:
         raise ValueError(f"label {label} does not exist; the model has 0 ... {classes - 1}, {classes} for no label.")
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     weights["time_embedding.linear_2.bias"] += weights.pop("class_embedding.weight")[label]
-    folded = UNet(**{**model.config, "num_classes": None}).to(model.conv_in.weight.dtype)
+    folded = UNet(model.config, num_classes=None).to(model.conv_in.weight.dtype)
     folded.load_state_dict(weights)
     return folded.eval()
 
@@ -223,7 +223,7 @@ def save_diffusers(model: UNet, diffusion: GaussianDiffusion, folder: Path | str
         classes = model.num_classes
         raise ValueError(f"diffusers' pipeline takes no labels: give the label to write, 0 ... {classes - 1}, "
                          f"or {classes} for no label.")
-    unet, scheduler, patch = to_diffusers_unet(model), _to_scheduler(diffusion), model.config["patch_size"]
+    unet, scheduler, patch = to_diffusers_unet(model), _to_scheduler(diffusion), model.config.patch_size
 
     with whole(folder) as temporary:
         temporary.mkdir()
@@ -239,6 +239,11 @@ def save_diffusers(model: UNet, diffusion: GaussianDiffusion, folder: Path | str
             f"It takes pixel_unshuffle(x, {patch}) and its answer wants pixel_shuffle(answer, {patch}).",
             stacklevel=2,
         )
+
+
+def is_diffusers_folder(folder: Path) -> bool:
+    """Whether a folder looks like one that diffusers wrote."""
+    return any((folder / name).exists() for name in ("model_index.json", "config.json", "unet/config.json"))
 
 
 def load_diffusers(folder: Path | str) -> tuple[UNet, GaussianDiffusion]:

@@ -1,45 +1,44 @@
-"""Grids and animations as files, each written whole or not at all."""
+"""Grids and animations as files, each whole or not at all."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.pictures import encode, image_grid
+from ..data.pictures import encode, encode_animation, image_grid
 from .files import whole
+
+GRIDS, ANIMATIONS = (".png", ".webp"), (".gif", ".webp")
 
 
 def save_grid(images: Any, path: str | Path, columns: int | None = None, scale: int = 1) -> Path:
-    """Write image_grid(images, columns, scale), .png (exact) or .webp (small), and return its path; whole or not at all.
+    """Write image_grid(images, columns, scale), .png (exact) or .webp (small), and return its path.
 
     Missing folders are made. Raises ValueError for a name with another ending, OSError if it cannot be written.
     """
-    if Path(path).suffix.lower() not in (".png", ".webp"):
-        raise ValueError(f"a grid is saved as .png or .webp, so its name must end so, not {Path(path).name!r}")
-    return _write(Path(path), encode(image_grid(images, columns, scale), Path(path).suffix[1:].lower()))
+    path = check_name(path, GRIDS)
+    return _write(path, encode(image_grid(images, columns, scale), path.suffix[1:].lower()))
 
 
-def animate(frames: Sequence[Any], path: str | Path, fps: float = 10, hold: float = 1.5, scale: int = 1) -> Path:
-    """Write frames (each an image, or a batch: a grid) as an endless animation, .gif or .webp; returns its path.
+def animate(
+    frames: Sequence[Any], path: str | Path, fps: float = 10, hold: float = 1.5, scale: int = 1
+) -> Path:
+    """Write frames (each an image, or a batch: a grid) as an endless .gif or .webp; returns its path.
 
-    hold: seconds that the last frame stays.
-    Raises ValueError for no frames, frames of several sizes or another ending, OSError if not writable.
+    hold: seconds that the last frame stays. Raises ValueError for no frames, frames of several sizes or another
+    ending, OSError if it cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".gif", ".webp"):
-        raise ValueError(f"an animation is saved as .gif or .webp, not {path.name!r}")
+    path = check_name(path, ANIMATIONS)
     pictures = [image_grid(frame, scale=scale) for frame in frames]
-    if not pictures or fps <= 0:
-        raise ValueError(f"an animation needs frames and fps above 0, not {len(pictures)} frames and fps {fps}")
-    sizes = {picture.size for picture in pictures}
-    if len(sizes) > 1:
-        raise ValueError(f"the frames of an animation must have one size, not {sorted(sizes)}")
-    durations = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 * hold)]
-    buffer = io.BytesIO()
-    options = {"quality": 80, "method": 4} if path.suffix.lower() == ".webp" else {"optimize": True}
-    pictures[0].save(buffer, path.suffix[1:].upper(), save_all=True, append_images=pictures[1:], duration=durations,
-                     loop=0, **options)
-    return _write(path, buffer.getvalue())
+    return _write(path, encode_animation(pictures, path.suffix[1:].lower(), fps, hold))
+
+
+def check_name(path: str | Path, endings: tuple[str, ...]) -> Path:
+    """The path, if its name ends in one of `endings` (GRIDS, ANIMATIONS), in capitals or not; else ValueError."""
+    if Path(path).suffix.lower() not in endings:
+        raise ValueError(f"the name must end in {' or '.join(endings)}, not {Path(path).name!r}")
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; choose another name for the picture")
+    return Path(path)
 
 
 def _write(path: Path, content: bytes) -> Path:

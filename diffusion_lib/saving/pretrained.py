@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..core.cpu_kernels import keep_memory
+from ..core.cpu_kernels import quicken
 from ..core.diffusion import GaussianDiffusion
 from ..core.unet import UNet
-from .checkpoint import load_checkpoint, load_weights, newest_checkpoint
+from .checkpoint import load_checkpoint, load_weights, newest_checkpoint, read_state
+from .diffusers_format import is_diffusers_folder, load_diffusers
 from .files import sha256
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -56,34 +56,43 @@ def _rebuild(config: dict, diffusion: dict, weights: dict, source: object, info:
     except TypeError as error:
         raise ValueError(f"{source} describes a network that this version cannot build ({error}); update the library") from error
     load_weights(model, {key: value.float() for key, value in weights.items()}, source)
-    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a sixth faster on a CPU, see ops.py
-    keep_memory()                                                                   # and an eighth more, sampling 64 cats
+    model = quicken(model.eval().requires_grad_(False))
     return Pretrained(model, GaussianDiffusion.from_state_dict(diffusion), info)
 
 
-def load_model(checkpoint: str | Path, which: str = "ema_1") -> Pretrained:
-    """The model in a checkpoint: a run folder (its newest), a step_… folder or a file in it, or a shipped model's name.
+def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
+    """Any trained model by its path or its name.
 
-    which: the weights to take, "ema_1" (the long average, the default), "ema_0" or "model" (raw); ignored for shipped models. A file
-    `ema_0.safetensors` named directly decides itself. Raises FileNotFoundError if there is nothing there and ValueError for a foreign
-    or damaged file.
+    checkpoint: a run folder (its newest), a step_… folder or a weights file in it, a folder in diffusers' format, or the name of
+    a shipped model. which: the weights to take of a checkpoint, "ema" (the longest average), "ema_0", … or "model" (raw); a
+    file named directly decides itself. Raises FileNotFoundError if there is nothing there and ValueError for a foreign or
+    damaged file.
     """
     path = Path(checkpoint)
     if not path.exists():
         if str(checkpoint) in shipped_models():
             return load_pretrained(str(checkpoint))
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint}: give a run folder, a file in it, or a shipped model's name "
-                                f"({', '.join(shipped_models()) or 'none is shipped'})")
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}: give a run folder, a file in it, or a shipped model's "
+                                f"name ({', '.join(shipped_models()) or 'none is shipped'})")
     if path.is_file():
         if path.suffix != ".safetensors" and path.name not in ("state.json", "optimizer.pt"):
             raise ValueError(f"{path} is not a checkpoint of this library; give a run folder or a .safetensors file in it")
         which = path.stem if path.suffix == ".safetensors" else which
         path = path.parent
+    if is_diffusers_folder(path):
+        model, diffusion = load_diffusers(path)
+        return Pretrained(quicken(model.requires_grad_(False)), diffusion, {"source": str(checkpoint)})
     if not (path / "state.json").exists():
+        if (path / "config.yaml").exists() and newest_checkpoint(path) is None:
+            raise FileNotFoundError(f"{path} is a run without a checkpoint yet: wait for its first (train.save_every says when)")
         path = newest_checkpoint(path) or path
-    state, weights, _ = load_checkpoint(path, [which])
+    state = read_state(path)
     if missing := [part for part in ("model", "diffusion") if part not in state]:
-        raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; use a checkpoint that Trainer.save() wrote")
+        raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; "
+                         "use a checkpoint that Trainer.save() wrote")
+    averages = sorted(name.removesuffix(".safetensors") for name in state["files"] if name.startswith("ema_"))
+    which = which if which != "ema" else (averages or ["model"])[-1]
+    state, weights, _ = load_checkpoint(path, [which])
     return _rebuild(state["model"], state["diffusion"], weights[which], path, state)
 
 

@@ -3,8 +3,8 @@
 A wrong value, an unknown or misspelt name, a missing part: each is one line that says what was meant or allowed.
 """
 
+import dataclasses
 import difflib
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from ..core.diffusion import GaussianDiffusion
 from ..core.losses import WEIGHTINGS
 from ..core.schedules import SCHEDULES, make_betas
-from ..core.unet import UNet
+from ..core.unet import UNetConfig
 
 RENAMED = {"patience": "max_nonfinite_steps", "keep": "keep_checkpoints"}  # old name -> name: both are understood
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -130,10 +130,9 @@ class DiffusionConfig(Settings):
         """The process itself. Raises ValueError for settings that do not go together (zero terminal SNR with epsilon)."""
         betas = make_betas(self.schedule, self.T, snr_factor=self.snr_factor, zero_terminal_snr=self.zero_terminal_snr)
         return GaussianDiffusion(betas, self.prediction)
-_ARGUMENTS = {name: p for name, p in inspect.signature(UNet.__init__).parameters.items() if name != "self"}
 ModelConfig = create_model(
-    "ModelConfig", __base__=Settings, __doc__="The network: the arguments of UNet.",
-    **{name: (p.annotation, p.default) for name, p in _ARGUMENTS.items()},
+    "ModelConfig", __base__=Settings, __doc__="The network: the fields of UNetConfig.",
+    **{field.name: (field.type, field.default) for field in dataclasses.fields(UNetConfig)},
 )
 
 

@@ -30,9 +30,9 @@ class Ranks:
         """The network to call in training: its gradients are the means over all processes."""
         return self.accelerator.prepare_model(model) if self.accelerator else model
 
-    def keep_gradients(self, network: nn.Module, keep: bool) -> contextlib.AbstractContextManager:
-        """While `keep`, gradients are added up here and not exchanged yet."""
-        return self.accelerator.no_sync(network) if self.accelerator and keep else contextlib.nullcontext()
+    def no_sync(self, network: nn.Module, wait: bool) -> contextlib.AbstractContextManager:
+        """While `wait`, gradients are added up here and not exchanged yet."""
+        return self.accelerator.no_sync(network) if self.accelerator and wait else contextlib.nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes, the same on each of them."""

@@ -3,67 +3,39 @@
 import contextlib
 import csv
 import hashlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
+import filelock
 from torch import Tensor
+
+from ..saving.files import whole
 
 
 class RunLock:
-    """One training run a folder: a `.lock` file that holds the process number. Use as a context manager.
+    """One training run a folder, which is made if it is not there. Use as a context manager.
 
-    Raises RuntimeError if another living process, or another run of this one, trains there.
+    The operating system holds the lock on the file `.lock` and frees it when the process ends, however it ends. Raises
+    RuntimeError if another run trains there, of this process or of another.
     """
 
-    _held: ClassVar[set[Path]] = set()  # by this process
-
     def __init__(self, folder: Path) -> None:
-        self.path = Path(folder).resolve() / ".lock"
-
-    def _owner(self) -> int | None:
-        """The process that holds the lock; None if nobody does, or if what is written there is no process number."""
-        try:
-            return int(self.path.read_text())
-        except (OSError, ValueError):
-            return None
-
-    def _lives(self, pid: int | None) -> bool:
-        if pid is None or pid <= 0:
-            return False
-        if pid == os.getpid():  # left by a dead process of the same number (in a container they begin at 1), or ours?
-            return self.path in self._held
-        if os.name == "nt":
-            return True  # no harmless way to ask: a stale lock is named in the message and can be deleted
-        try:
-            os.kill(pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return False  # killed before it could clean up; or no number that a process can have
-        except PermissionError:
-            return True
-        return True
+        self.folder = Path(folder)
+        self.lock = filelock.FileLock(self.folder.resolve() / ".lock", timeout=0)
 
     def __enter__(self) -> "RunLock":
-        for attempt in range(2):
-            try:
-                with open(self.path, "x") as file:
-                    file.write(str(os.getpid()))
-                self._held.add(self.path)
-                return self
-            except FileExistsError:
-                owner = self._owner()
-                if attempt or self._lives(owner):
-                    raise RuntimeError(f"another run (process {owner}) is training in {self.path.parent}; "
-                                       f"choose another --out, or delete {self.path} if that process is gone") from None
-                self.path.unlink(missing_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire()
+        except filelock.Timeout:
+            raise RuntimeError(f"another run is training in {self.folder} (it holds {self.lock.lock_file}); "
+                               "wait for its end, or choose another --out") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._held.discard(self.path)
-        self.path.unlink(missing_ok=True)
+        self.lock.release()
 
 
 class StopRequest:
@@ -101,22 +73,27 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 class CsvLog:
-    """A run's `log.csv`: one row every few steps. Rows after the step resumed from are dropped."""
+    """A run's `log.csv`: one row every few steps. Rows after the step resumed from are dropped. A context manager."""
 
     # loss_q1 … loss_q4: the loss of the batch's quarters of t, from nearly clean to nearly noise
-    COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "images_per_second", "seconds", *(f"loss_q{i}" for i in range(1, 5)))
+    COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "images_per_second", "seconds",
+               *(f"loss_q{i}" for i in range(1, 5)))
 
     def __init__(self, path: Path, step: int) -> None:
         rows = [row for row in self.read(path) if int(row["step"]) <= step] if path.exists() and step else []
         self.seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
-        temporary = path.with_name(f".{path.name}.tmp")  # a full disk must not cost the rows that are there
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, path)
         self.file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - open as long as the run
         self.writer = csv.DictWriter(self.file, self.COLUMNS)
+
+    def __enter__(self) -> "CsvLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()  # it can be read all the time
 
     @staticmethod
     def read(path: Path) -> list[dict[str, str]]:
@@ -129,10 +106,6 @@ class CsvLog:
         """Add a row, one value a column, and hand it to the disk. Raises OSError when that is full."""
         self.writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
         self.file.flush()
-
-    def close(self) -> None:
-        """Close the file; the log can be read all the time."""
-        self.file.close()
 
 
 def fingerprint(images: Tensor) -> str:

@@ -1,31 +1,30 @@
-"""The training loop: noise some pictures, ask the network for the noise, step, remember the average of the weights.
+"""The training loop: noise some pictures, ask the network for the noise, step, remember the average of the weights."""
 
-Everything random is a function of (seed, step): which pictures, which t, which noise, which flips are drawn for step 1,234
-by a generator seeded with (seed, 1234). So a resumed run continues as if it had never stopped, with nothing to save.
-"""
-
+import dataclasses
 import functools
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..core.cpu_kernels import keep_memory
+from ..core.cpu_kernels import quicken
 from ..core.diffusion import GaussianDiffusion
 from ..core.ema import EMA
 from ..core.losses import noise_prediction_loss
-from ..data.augment import MOVES, augment, draw_moves
+from ..data.augment import MOVES, augment
 from ..data.sources import check_fit, to_float
 from ..saving.checkpoint import load_checkpoint, load_weights, newest_checkpoint, save_checkpoint
-from .batches import Batch, seed_of
+from .batches import Batch, Batches
 from .config import TrainConfig
 from .device import probe_autocast
 from .distributed import Ranks
+from .meter import Meter
 from .optimizer import make_optimizer
 from .run_folder import CsvLog, RunLock, fingerprint, stop_on_signals
 
@@ -37,9 +36,10 @@ FREE = {"device", "precision", "compile", "accumulate", "save_every", "keep_chec
 class Trainer:
     """Trains `model` on `data`.
 
-    model: a network `model(x_t, t, labels=None)`, trained in place. data: uint8 pictures (N, C, H, W), or anything that has
-    them as `.images` (and classes (N,) as `.labels`). out: a folder for checkpoints and log.csv; None keeps everything
-    in memory. callbacks: called as `callback(trainer)` after every step.
+    model: a network `model(x_t, t, condition=None)`, trained in place (one that was frozen is thawed). data: uint8 pictures
+    (N, C, H, W), or anything that has them as `.images` (and classes (N,) as `.labels`). out: a folder for checkpoints and
+    log.csv; None keeps everything in memory. callbacks: called as `callback(trainer)` after every step, and after saving; an
+    error in one is a warning. notes: name -> text of files that the run folder gets once it is this run's.
 
     `ema_model` is what to sample from, `losses` the loss of every step of this session, `step` the steps done.
     Raises ValueError for data that does not fit the model.
@@ -48,65 +48,82 @@ class Trainer:
     def __init__(
         self, model: nn.Module, diffusion: GaussianDiffusion, data: object, config: TrainConfig | None = None, *,
         out: str | Path | None = None, callbacks: Sequence[Callable[["Trainer"], None]] = (),
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         self.config = config = TrainConfig() if config is None else config
         self.diffusion, self.callbacks, self.out = diffusion, list(callbacks), None if out is None else Path(out)
+        self.notes = dict(notes or {})
         images = data if isinstance(data, Tensor) else data.images
         labels = None if isinstance(data, Tensor) else getattr(data, "labels", None)
         check_fit(images, labels, model)
-        if config.augment and getattr(model, "augment_dim", 0) != MOVES:
-            raise ValueError(f"augment is {config.augment}, but the network cannot be told of it; set the model's augment_dim to {MOVES}")
         self.ranks = Ranks(config.device)
-        self.device, slices = self.ranks.device, self.ranks.count * config.accumulate
-        if config.batch_size % slices:
-            raise ValueError(f"a batch_size of {config.batch_size} cannot be shared evenly by {self.ranks.count} processes with accumulate "
-                             f"{config.accumulate}; make it a multiple of {slices}")
+        check_run(config, model, self.ranks.count)
+        self.device = self.ranks.device
         self.precision = probe_autocast(self.device) if config.precision == "auto" else config.precision
         self.images = images.to(self.device)                              # resident: no worker can be faster
         self.labels = labels.to(self.device) if getattr(model, "num_classes", None) else None
-        self.data_name = getattr(data, "name", type(data).__name__)
+        self.data_name, self.classes = getattr(data, "name", type(data).__name__), list(getattr(data, "classes", ()))
+        self.batches = Batches(config, diffusion.T, images.shape[1:], len(images), self.labels)
         self.model = model.to(self.device)                                # what is saved and averaged
-        if self.device.type == "cpu":  # up to 1.1 times faster (ops.py); only the order in memory changes
-            self.model.to(memory_format=torch.channels_last)
-            keep_memory()
+        if not any(weight.requires_grad for weight in model.parameters()):
+            model.requires_grad_(True)                                    # a loaded one
+        if self.device.type == "cpu":
+            quicken(self.model)
         network = self.ranks.wrap(self.model)                             # what is called: the same weights
         self.network = torch.compile(network) if config.compile else network
         self.emas = [EMA(model, half_life) for half_life in config.ema]
         self.optimizer = make_optimizer(config.optimizer, model, config.learning_rate, config.weight_decay,
-                                        fused=self.device.type in ("cpu", "cuda"))  # one pass over the weights instead of ten
-        self.step, self.losses, self.skipped, self.origin = 0, [], 0, None  # origin: the whole config, kept in checkpoints
-        self._order: tuple[int, Tensor] | None = None
+                                        fused=self.device.type in ("cpu", "cuda"))  # one pass over the weights, not ten
+        self.meter = Meter(diffusion.T, self.ranks)
+        self.step, self.losses, self.origin = 0, [], None                 # origin: the whole config, kept in checkpoints
 
     @property
     def ema_model(self) -> nn.Module:
-        """The longer average of the weights, in eval mode: sample from this one."""
+        """The (longest) average of the weights, in eval mode: sample from this one."""
         return self.emas[-1].model
 
-    # -- what a step draws, a function of (seed, step) -----------------------------------------------------------------
+    # -- a step -----------------------------------------------------------------------------------
 
-    def _indices(self, step: int) -> Tensor:
-        """Rows (B,): every picture once an epoch, each epoch in a new order."""
-        n, b = len(self.images), self.config.batch_size
-        parts, position = [], step * b
-        while position < (step + 1) * b:
-            epoch, start = divmod(position, n)
-            if self._order is None or self._order[0] != epoch:
-                generator = torch.Generator().manual_seed(seed_of(self.config.seed, 1, epoch))
-                self._order = epoch, torch.randperm(n, generator=generator)
-            parts.append(self._order[1][start : start + (step + 1) * b - position])
-            position += len(parts[-1])
-        return torch.cat(parts)
+    # DDPM algorithm 1
+    def train_step(self) -> float:
+        """One step: draw, noise, predict, compare, descend, average. Returns the loss.
 
-    def draw(self, step: int) -> Batch:
-        """Everything random about a step (counted from 0). Its t are spread evenly, so the loss jumps less (Kingma et al. 2021)."""
-        b = self.config.batch_size
-        generator = torch.Generator().manual_seed(seed_of(self.config.seed, 0, step))
-        spread = (torch.rand((), generator=generator) + torch.arange(b) / b) % 1
-        t = (spread * self.diffusion.T).long()                                       # 0 … T-1, both ends included
-        noise = torch.randn((b, *self.images.shape[1:]), generator=generator)
-        flip, drop = torch.rand((2, b), generator=generator)
-        moves = draw_moves(b, generator)
-        return Batch(self._indices(step), t, noise, flip < 0.5, drop < self.config.label_drop, moves)
+        Every process draws the whole batch and takes its rows, in `accumulate` slices: their mean is the batch's.
+        A step whose loss or gradient is not a finite number changes nothing.
+        """
+        batch, slices = self.batches.draw(self.step), self.config.accumulate
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        for i, part in enumerate(batch.slices(self.ranks.rank, self.ranks.count, slices)):
+            with self.ranks.no_sync(self.network, i < slices - 1):
+                losses = self.loss(part)                                             # noise, predict, compare
+                (losses.mean() / slices).backward()
+            self.meter.add(part.t, losses)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        loss = self.meter.read(norm)
+        self.step += 1
+        if self.meter.in_a_row == 0:
+            self.optimizer.step()
+            for ema in self.emas:
+                ema.update(self.model, self.step)
+        return loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Losses (B,) of the pictures of a batch, or of a slice of it."""
+        x_0 = to_float(self.images[batch.index.to(self.device)])                     # (B, C, H, W) in [-1, 1]
+        network, labels = self.network, None
+        if self.config.flip:
+            x_0 = torch.where(batch.flip.to(self.device)[:, None, None, None], x_0.flip(-1), x_0)
+        if getattr(self.model, "augment_dim", 0):
+            x_0, told = augment(x_0, batch.moves.to(self.device), self.config.augment)
+            network = functools.partial(network, augment=told)
+        if self.labels is not None:
+            labels = self.labels[batch.index.to(self.device)]
+            labels = labels.masked_fill(batch.drop.to(self.device), self.model.num_classes)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            return noise_prediction_loss(self.diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
+                                         weighting=self.config.weighting, gamma=self.config.gamma, reduction="none")
 
     def learning_rate(self, step: int) -> float:
         """Warm-up, then half a cosine down: a function of the step (counted from 0) and nothing else."""
@@ -116,69 +133,7 @@ class Trainer:
         progress = min((step - c.warmup) / max(c.steps - c.warmup, 1), 1)
         return c.learning_rate * (c.final_learning_rate + (1 - c.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2)
 
-    # -- the loop ------------------------------------------------------------------------------------------------------
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Losses (B,) of the pictures of a batch, or of a slice of it."""
-        x_0 = to_float(self.images[batch.index.to(self.device)])                     # (B, C, H, W) in [-1, 1]
-        if self.config.flip:
-            x_0 = torch.where(batch.flip.to(self.device)[:, None, None, None], x_0.flip(-1), x_0)
-        network, labels = self.network, None
-        if getattr(self.model, "augment_dim", 0):
-            x_0, told = augment(x_0, batch.moves.to(self.device), self.config.augment)
-            network = functools.partial(network, augment=told)
-        if self.labels is not None:
-            labels = self.labels[batch.index.to(self.device)].masked_fill(batch.drop.to(self.device), self.model.num_classes)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            return noise_prediction_loss(self.diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
-                                         weighting=self.config.weighting, gamma=self.config.gamma, reduction="none")
-
-    def train_step(self) -> float:
-        """One step of DDPM's algorithm 1: draw, noise, predict, descend. Returns the loss.
-
-        Every process draws the whole batch and takes its rows, in `accumulate` slices: their mean is the batch's.
-        """
-        batch, slices = self.draw(self.step), self.config.accumulate
-        rows = self.config.batch_size // (self.ranks.count * slices)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        said = torch.zeros(5, device=self.device)                                    # the mean loss, and the shares of four ranges of t
-        for i in range(slices):
-            start = (self.ranks.rank * slices + i) * rows
-            part = Batch(*(drawn[start : start + rows] for drawn in batch))
-            with self.ranks.keep_gradients(self.network, i < slices - 1):
-                losses = self.loss(part)
-                (losses.mean() / slices).backward()
-            said[0] += losses.detach().mean() / slices
-            said[1:].index_add_(0, self._quarter(part.t).to(self.device), losses.detach().float() / (rows * slices))
-        said = self.ranks.mean(said)
-        value, *quarters = said.tolist()
-        share = torch.bincount(self._quarter(batch.t), minlength=4) / self.config.batch_size
-        self.quarter_losses = [loss / part if part else math.nan for loss, part in zip(quarters, share.tolist(), strict=True)]
-        self.gradient_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
-        self.step += 1
-        if not (math.isfinite(value) and math.isfinite(self.gradient_norm)):
-            self._skip(value)
-            return value
-        self._bad = 0
-        self.optimizer.step()
-        for ema in self.emas:
-            ema.update(self.model, self.step)
-        return value
-
-    def _quarter(self, t: Tensor) -> Tensor:
-        return t * 4 // self.diffusion.T
-
-    _bad = 0  # non-finite steps in a row
-
-    def _skip(self, loss: float) -> None:
-        """A step whose loss or gradient is not a number changes nothing; too many in a row end the run."""
-        self.skipped, self._bad = self.skipped + 1, self._bad + 1
-        if self._bad >= self.config.max_nonfinite_steps:
-            last = newest_checkpoint(self.out) if self.out else None
-            raise RuntimeError(f"the loss was not a finite number for {self._bad} steps in a row (step {self.step}, loss {loss}); "
-                               f"lower learning_rate; {f'the last good checkpoint is {last}' if last else 'no checkpoint was saved'}")
+    # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self, steps: int | None = None) -> "Trainer":
         """Train until `config.steps` steps are done, or for `steps` more. Returns the trainer.
@@ -191,56 +146,75 @@ class Trainer:
         end = self.config.steps if steps is None else min(self.step + steps, self.config.steps)
         if self.out is None or self.ranks.rank:  # only the first process writes
             return self._loop(end, None)
-        self.out.mkdir(parents=True, exist_ok=True)
         with RunLock(self.out):
             last = newest_checkpoint(self.out)
-            if last and last.name > f"step_{self.step:08d}":  # ours would be the older ones, which `keep` deletes
-                raise FileExistsError(f"{self.out} already holds a run up to {last.name}; go on with it by resume(), or choose another out")
-            log = CsvLog(self.out / "log.csv", self.step)
-            try:
+            if last and last.name > f"step_{self.step:08d}":  # ours would be the older ones, which are deleted first
+                raise FileExistsError(f"{self.out} already holds a run up to {last.name}; go on with it by resume(), "
+                                      "or choose another out")
+            for name, text in self.notes.items():
+                (self.out / name).write_text(text, encoding="utf-8")
+            with CsvLog(self.out / "log.csv", self.step) as log:
                 return self._loop(end, log)
-            finally:
-                log.close()
 
     def _loop(self, end: int, log: CsvLog | None) -> "Trainer":
         self.model.train()
-        start, first, smooth = time.perf_counter(), self.step, None
-        bar = tqdm(total=end, initial=self.step, desc="training", unit="step", disable=True if self.ranks.rank else None if log else False,
-                   leave=log is not None, mininterval=1)  # a notebook's queue of messages holds about 1,000: do not flood it
-        stopped = False
+        start, first, stopped = time.perf_counter(), self.step, False
+        # a notebook's queue of messages holds about 1,000: do not flood it
+        bar = tqdm(total=end, initial=first, desc="training", unit="step", disable=self.ranks.rank > 0, leave=log is not None,
+                   mininterval=1)
         with stop_on_signals() as stop, bar:
             while self.step < end and not stopped:
-                loss = self.train_step()
-                self.losses.append(loss)
-                smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
-                speed = (self.step - first) * self.config.batch_size / (time.perf_counter() - start)
+                self.losses.append(self.train_step())
+                self._check_finite()
+                seconds = time.perf_counter() - start
+                speed = (self.step - first) * self.config.batch_size / seconds
                 bar.update()
-                bar.set_postfix(loss=f"{smooth:.4f}", images_per_s=f"{speed:.0f}", refresh=False)
-                if log and (self.step % self.config.log_every == 0 or self.step == end):
-                    log.write(step=self.step, loss=loss, learning_rate=self.learning_rate(self.step - 1), gradient_norm=self.gradient_norm,
-                              images_per_second=speed, seconds=log.seconds_before + time.perf_counter() - start,
-                              **{f"loss_q{i}": value for i, value in enumerate(self.quarter_losses, 1)})
-                for callback in [] if self.ranks.rank else self.callbacks:
-                    callback(self)
+                bar.set_postfix(loss=f"{_recent(self.losses):.4f}", images_per_s=f"{speed:.0f}", refresh=False)
                 stopped = self.ranks.any(bool(stop))
-                if log and (self.step % self.config.save_every == 0 or self.step == end or stopped):
-                    self.save()
+                self._write(log, speed, seconds, last=self.step == end or stopped)
         self.model.eval()
         if stopped and self.step < end and not self.ranks.rank:
             how = f"the same command with --resume, out={self.out}" if self.out else "trainer.fit()"
             print(f"stopped at step {self.step} of {end}; the model is kept, and {how} goes on from here")
         return self
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------------
+    def _write(self, log: CsvLog | None, speed: float, seconds: float, last: bool) -> None:
+        """After a step: its row, its checkpoint if one is due, and only then what is for show."""
+        if log and (self.step % self.config.log_every == 0 or last):
+            quarters = {f"loss_q{i}": value for i, value in enumerate(self.meter.quarters, 1)}
+            log.write(step=self.step, loss=self.losses[-1], learning_rate=self.learning_rate(self.step - 1),
+                      gradient_norm=self.meter.gradient_norm, images_per_second=speed,
+                      seconds=log.seconds_before + seconds, **quarters)
+        if log and (self.step % self.config.save_every == 0 or last):
+            self.save()
+        for callback in [] if self.ranks.rank else self.callbacks:
+            try:
+                callback(self)
+            except Exception as error:  # noqa: BLE001 - a picture for show never costs a run
+                name = getattr(callback, "__name__", type(callback).__name__)
+                told = " ".join(str(error).split())
+                warnings.warn(f"the callback {name} failed at step {self.step} ({type(error).__name__}: {told}); "
+                              "the training goes on", stacklevel=3)
+
+    def _check_finite(self) -> None:
+        """Raises RuntimeError where too many steps in a row were not finite."""
+        if self.meter.in_a_row >= self.config.max_nonfinite_steps:
+            last = newest_checkpoint(self.out) if self.out else None
+            raise RuntimeError(f"the loss was not a finite number for {self.meter.in_a_row} steps in a row (step {self.step}, "
+                               f"loss {self.losses[-1]}); lower learning_rate; "
+                               f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved'}")
+
+    # -- checkpoints --------------------------------------------------------------------------------
 
     def _weights(self) -> dict[str, nn.Module]:
         return {"model": self.model, **{f"ema_{i}": ema.model for i, ema in enumerate(self.emas)}}
 
     def save(self, name: str | None = None) -> Path:
-        """Write a checkpoint of this step into the run folder, then drop all but the newest `keep_checkpoints`; one with a name stays."""
-        state = {"step": self.step, "config": self.origin, "model": self.model.config, "diffusion": self.diffusion.state_dict(),
-                 "train": self.config.model_dump(mode="json"), "precision": self.precision, "skipped": self.skipped,
-                 "data": {"name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images)}}
+        """Write a checkpoint of this step, then drop all but the newest `keep_checkpoints`; one with a name stays."""
+        data = {"name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images), "classes": self.classes}
+        state = {"step": self.step, "config": self.origin, "model": plain_config(self.model), "data": data,
+                 "diffusion": self.diffusion.state_dict(), "train": self.config.model_dump(mode="json"),
+                 "precision": self.precision}
         folder = self.out / "checkpoints" / (name or f"step_{self.step:08d}")
         save_checkpoint(folder, self._weights(), self.optimizer.state_dict(), state)
         for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep_checkpoints]:
@@ -251,31 +225,69 @@ class Trainer:
         """Continue from a checkpoint folder, or from the run folder's newest. Returns the trainer.
 
         allow_changes: other pictures and other settings of the training are wanted, so the run is no longer the one that
-        was begun. Raises FileNotFoundError if there is no checkpoint, ValueError if it belongs to another network or diffusion,
-        or, unless changes are allowed, to other pictures or settings, naming what differs.
+        was begun. Raises FileNotFoundError if there is no checkpoint, ValueError if it belongs to another network or
+        diffusion, or, unless changes are allowed, to other pictures or settings, naming what differs.
         """
         folder = newest_checkpoint(self.out) if checkpoint is None and self.out else checkpoint
         if folder is None:
             raise FileNotFoundError(f"there is no checkpoint in {self.out} to resume from; leave --resume out to start anew")
         state, weights, optimizer = load_checkpoint(folder)
-        state["train"] = TrainConfig(**state["train"]).model_dump(mode="json")  # a run begun when settings had other names, or were fewer
-        now = {"model": self.model.config, "diffusion": self.diffusion.state_dict(), "data": {"pictures": fingerprint(self.images)},
-               "train": self.config.model_dump(mode="json", exclude=FREE)}
+        state["train"] = TrainConfig(**state["train"]).model_dump(mode="json")  # begun when settings had other names
+        kept = average_files(state["train"]["ema"], self.config.ema)
+        self._check_same_run(state, folder, allow_changes)
+        load_weights(self.model, weights["model"], folder)
+        for ema, name in zip(self.emas, kept, strict=True):
+            load_weights(ema.model, weights[name], folder)
+        if state["train"]["optimizer"] == self.config.optimizer:  # else it shall change: begin with an empty one
+            self.optimizer.load_state_dict(optimizer)
+        self.step = state["step"]
+        if self.config.precision == "auto":  # else what is asked for wins
+            self.precision = state["precision"]
+        return self
+
+    def _check_same_run(self, state: dict, folder: object, allow_changes: bool) -> None:
+        free = FREE | {"ema"}  # an average that is no longer wanted may go; see average_files
+        now = {"model": plain_config(self.model), "diffusion": self.diffusion.state_dict(),
+               "data": {"pictures": fingerprint(self.images)}, "train": self.config.model_dump(mode="json", exclude=free)}
         for part, value in now.items():
-            saved = {k: v for k, v in state[part].items() if k not in FREE} if part != "data" else {"pictures": state[part]["sha256"]}
-            differing = [k for k in sorted(value.keys() | saved.keys()) if _plain(value.get(k)) != saved.get(k)]
-            if differing and not (allow_changes and part in ("data", "train")):
+            saved = state[part] if part != "data" else {"pictures": state[part]["sha256"]}
+            differing = [k for k in sorted(value.keys() | saved.keys() - free) if _plain(value.get(k)) != _plain(saved.get(k))]
+            changeable = part in ("data", "train")
+            if differing and not (allow_changes and changeable):
                 told = [f"{k} was {saved.get(k)!r}, now {value.get(k)!r}" if part == "train" else k for k in differing]
-                remedy = ", or say that they shall change (--allow-changes)" if part in ("data", "train") else ""
+                remedy = ", or say that they shall change (--allow-changes)" if changeable else ""
                 raise ValueError(f"{folder} was trained with another {part} ({', '.join(told)} differ); "
                                  f"resume with the settings it was started with{remedy}")
-        for name, module in self._weights().items():
-            load_weights(module, weights[name], folder)
-        if state["train"].get("optimizer") == self.config.optimizer:  # else it was said that it shall change: begin with an empty one
-            self.optimizer.load_state_dict(optimizer)
-        self.step, self.skipped, self.precision = state["step"], state["skipped"], state["precision"]
-        return self
+
+
+def check_run(config: TrainConfig, model: nn.Module, processes: int) -> None:
+    """Raises ValueError for settings that this network or this number of processes cannot be trained with."""
+    if config.augment and getattr(model, "augment_dim", 0) != MOVES:
+        raise ValueError(f"augment is {config.augment}, but the network cannot be told of it; "
+                         f"set the model's augment_dim to {MOVES}")
+    if config.batch_size % (slices := processes * config.accumulate):
+        raise ValueError(f"a batch_size of {config.batch_size} cannot be shared evenly by {processes} processes with "
+                         f"accumulate {config.accumulate}; make it a multiple of {slices}")
+
+
+def average_files(saved: Sequence[float], wanted: Sequence[float]) -> list[str]:
+    """The files of a checkpoint with `saved` half-lives that hold the `wanted` ones. Raises ValueError if one is not there."""
+    missing = [half_life for half_life in wanted if half_life not in saved]
+    if missing:
+        raise ValueError(f"the checkpoint holds averages with half-lives {list(saved)}, none with {missing[0]}; "
+                         f"resume with --train.ema as it was")
+    return [f"ema_{list(saved).index(half_life)}" for half_life in wanted]
+
+
+def plain_config(model: nn.Module) -> dict:
+    """The settings a network was built from, as JSON holds them."""
+    return dataclasses.asdict(model.config) if dataclasses.is_dataclass(model.config) else dict(model.config)
 
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _recent(losses: Sequence[float]) -> float:
+    """The mean of the last 50."""
+    return sum(losses[-50:]) / len(losses[-50:])

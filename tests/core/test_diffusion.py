@@ -65,8 +65,8 @@ def test_tables_are_cast_at_use():
     single = diffusion.q_sample(x_0.float(), t, noise.float())
     assert single.dtype == torch.float32
     assert (single.double() - diffusion.q_sample(x_0, t, noise)).abs().max() < 1e-6
-    alpha, sigma = diffusion.alpha_sigma(t, x_0)
-    assert alpha.shape == (10, 1, 1, 1) and (alpha**2 + sigma**2 - 1).abs().max() < 1e-15
+    signal_rate, noise_rate = diffusion.rates(t, x_0)
+    assert signal_rate.shape == (10, 1, 1, 1) and (signal_rate**2 + noise_rate**2 - 1).abs().max() < 1e-15
 
 
 def test_q_posterior_is_bayes_rule():
@@ -111,16 +111,16 @@ def test_conversions_agree_with_each_other_and_with_the_truth(prediction, name):
     t = torch.tensor([0, 1, 2, 10, 100, 400, 700, 900, 980, 990])
     x_t = diffusion.q_sample(x_0, t, noise)
     right = diffusion.target(x_0, noise, t)
-    alpha, sigma = diffusion.alpha_sigma(t, x_t)
+    signal_rate, noise_rate = diffusion.rates(t, x_t)
     assert (diffusion.predict_x0(right, x_t, t) - x_0).abs().max() < 1e-10
     assert (diffusion.predict_epsilon(right, x_t, t) - noise).abs().max() < 1e-10
-    assert (diffusion.predict_v(right, x_t, t) - (alpha * noise - sigma * x_0)).abs().max() < 1e-10
+    assert (diffusion.predict_v(right, x_t, t) - (signal_rate * noise - noise_rate * x_0)).abs().max() < 1e-10
 
     wrong = randn(2, *SHAPE)  # any answer: the three readings of it must describe the same x_t
     x0_hat, epsilon_hat = diffusion.predict_x0(wrong, x_t, t), diffusion.predict_epsilon(wrong, x_t, t)
     scale = x0_hat.abs().flatten(1).amax(1).clamp(min=1)[:, None, None, None]
-    assert ((alpha * x0_hat + sigma * epsilon_hat - x_t) / scale).abs().max() < 1e-12
-    v = alpha * epsilon_hat - sigma * x0_hat
+    assert ((signal_rate * x0_hat + noise_rate * epsilon_hat - x_t) / scale).abs().max() < 1e-12
+    v = signal_rate * epsilon_hat - noise_rate * x0_hat
     assert ((diffusion.predict_v(wrong, x_t, t) - v) / scale).abs().max() < 1e-12
 
 

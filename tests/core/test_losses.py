@@ -187,7 +187,7 @@ def test_loss_per_timestep_in_another_language(prediction):
 
 def test_loss_per_timestep_with_labels_and_without_gradients():
     diffusion, model, x_0 = GaussianDiffusion(linear_beta_schedule(100)), Network(), randn(0, *SHAPE)
-    zero, one = (loss_per_timestep(diffusion, model, x_0, [50], labels=torch.full((6,), k)) for k in (0, 1))
+    zero, one = (loss_per_timestep(diffusion, model, x_0, [50], condition=torch.full((6,), k)) for k in (0, 1))
     assert not zero.requires_grad
     assert torch.allclose(zero, loss_per_timestep(diffusion, model, x_0, [50])) and (zero - one).abs() > 0.1
 

@@ -478,8 +478,8 @@ def test_guided_sampling():
 
     class AsEpsilon(Labelled):
         def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-            alpha, sigma = diffusion.alpha_sigma(t, x)
-            return (x - alpha * super().forward(x, t, labels)) / sigma
+            signal_rate, noise_rate = diffusion.rates(t, x)
+            return (x - signal_rate * super().forward(x, t, labels)) / noise_rate
 
     for sampler in SAMPLERS.values():
 

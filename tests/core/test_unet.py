@@ -1,5 +1,6 @@
 """The UNet: equal to diffusers' on copied weights, and clear about what it does not take."""
 
+import dataclasses
 import json
 
 import pytest
@@ -68,7 +69,7 @@ def test_settings_for_published_networks_matter():
     x, t = pictures(model), torch.tensor([3, 977])
     right = model(x, t)
     for field, value in dict(flip_sin_to_cos=False, freq_shift=1, downsample_padding=0, attention_head_dim=8).items():
-        other = UNet(**{**model.config, field: value}).eval()
+        other = UNet(model.config, **{field: value}).eval()
         other.load_state_dict(model.state_dict())
         error = (other(x, t) - right).abs().max().item()
         print(f"{field} wrong: off by {error:.2f}, outputs to {right.abs().max():.2f}")
@@ -110,7 +111,7 @@ def test_starts_at_zero_and_learns():
 def test_config_rebuilds_the_network():
     for settings in (DDPM_CIFAR10, CONFIGURATIONS["10 classes, heads of 8"], CONFIGURATIONS["patch 2"], SMALL):
         model = random_unet(**settings)
-        again = UNet(**json.loads(json.dumps(model.config))).eval()
+        again = UNet(**json.loads(json.dumps(dataclasses.asdict(model.config)))).eval()
         assert again.config == model.config
         again.load_state_dict(model.state_dict())
         assert torch.equal(again(pictures(model), torch.tensor([0, 9])), model(pictures(model), torch.tensor([0, 9])))
@@ -140,7 +141,7 @@ def test_pictures_of_a_batch_and_their_times_do_not_mix():
 def test_precision():
     model = random_unet(**SMALL)
     x, t = pictures(model), torch.tensor([0, 999])
-    exact = UNet(**model.config).double().eval()
+    exact = UNet(model.config).double().eval()
     exact.load_state_dict(model.state_dict())
     right = exact(x.double(), t)
     assert right.dtype == torch.float64
@@ -211,15 +212,15 @@ def test_settings_that_do_not_fit(settings, words):
         (dict(t=torch.tensor([1, 2], dtype=torch.int32)), "t is torch.int32"),
         (dict(t=torch.tensor(1)), r"t is torch.int64 of shape \(\); it must be torch.int64 of shape \(2,\)"),
         (dict(t=torch.tensor([1])), r"of shape \(1,\)"),
-        (dict(labels=torch.tensor([0, 4])), "labels run from 0 to 4; the network knows 0 ... 2, and 3 for no label"),
-        (dict(labels=torch.tensor([-1, 0])), "labels run from -1 to 0"),
-        (dict(labels=torch.tensor([0])), r"labels is torch.int64 of shape \(1,\)"),
-        (dict(labels=torch.tensor([0.0, 1.0])), "labels is torch.float32"),
+        (dict(condition=torch.tensor([0, 4])), "labels run from 0 to 4; the network knows 0 ... 2, and 3 for no label"),
+        (dict(condition=torch.tensor([-1, 0])), "labels run from -1 to 0"),
+        (dict(condition=torch.tensor([0])), r"labels is torch.int64 of shape \(1,\)"),
+        (dict(condition=torch.tensor([0.0, 1.0])), "labels is torch.float32"),
     ],
 )
 def test_bad_input(change, words):
     model = UNet(**SMALL, num_classes=3)
-    good = dict(x=torch.zeros(2, 3, 16, 16), t=torch.tensor([1, 2]), labels=torch.tensor([0, 3]))
+    good = dict(x=torch.zeros(2, 3, 16, 16), t=torch.tensor([1, 2]), condition=torch.tensor([0, 3]))
     model(**good)
     with pytest.raises(ValueError, match=words) as caught:
         model(**{**good, **change})

@@ -137,7 +137,7 @@ def test_a_device_that_is_not_there(trainer, refuses) -> None:
 @pytest.mark.parametrize("batch_size", [4, 5, 12, 30])
 def test_every_picture_once_an_epoch_and_each_epoch_in_a_new_order(trainer, batch_size: int) -> None:
     t = trainer(batch_size=batch_size)
-    rows = torch.cat([t.draw(step).index for step in range(60)])
+    rows = torch.cat([t.batches.draw(step).index for step in range(60)])
     epochs = rows[: len(rows) // 12 * 12].reshape(-1, 12)
     assert len(epochs) >= 20 and (epochs.sort(dim=1).values == torch.arange(12)).all()
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == len(epochs)
@@ -149,21 +149,21 @@ def same(a, b) -> bool:
 
 def test_a_draw_depends_on_seed_and_step_alone(trainer) -> None:
     forwards, backwards = trainer(), trainer(model=tiny_unet(seed=3))
-    draws = [forwards.draw(step) for step in range(10)]
+    draws = [forwards.batches.draw(step) for step in range(10)]
     torch.manual_seed(99)  # the global generator plays no part
     for step in (9, 0, 5, 4, 8):
-        assert same(backwards.draw(step), draws[step])
+        assert same(backwards.batches.draw(step), draws[step])
     for name in ("index", "t", "noise"):
         assert not torch.equal(getattr(draws[0], name), getattr(draws[1], name))
     other = trainer(seed=1)
-    assert not torch.equal(other.draw(0).noise, draws[0].noise) and not torch.equal(other.draw(1).noise, draws[0].noise)
-    assert not torch.equal(torch.cat([other.draw(s).index for s in range(3)]), torch.cat([d.index for d in draws[:3]]))
+    assert not torch.equal(other.batches.draw(0).noise, draws[0].noise) and not torch.equal(other.batches.draw(1).noise, draws[0].noise)
+    assert not torch.equal(torch.cat([other.batches.draw(s).index for s in range(3)]), torch.cat([d.index for d in draws[:3]]))
     assert not any(torch.equal(draws[i].noise, draws[j].noise) for i in range(10) for j in range(i))
 
 
 def test_timesteps_cover_both_ends_evenly_and_noise_is_normal(trainer) -> None:
     t = trainer(batch_size=64)
-    draws = [t.draw(step) for step in range(60)]
+    draws = [t.batches.draw(step) for step in range(60)]
     counts = torch.bincount(torch.cat([d.t for d in draws]), minlength=T)
     assert len(counts) == T and counts.min() > 0.7 * counts.float().mean()  # 192 each on average: 0.7 is 4 standard deviations
     assert counts[0] > 0 and counts[T - 1] > 0
@@ -207,7 +207,7 @@ def test_what_the_network_is_shown(trainer, toy_images: torch.Tensor, flip: bool
     t = trainer(model=model, flip=flip, steps=5).fit()
     flipped = 0
     for step in range(5):
-        batch = t.draw(step)
+        batch = t.batches.draw(step)
         x_0 = toy_images[batch.index].double() / 127.5 - 1
         for i in range(4):
             if flip and batch.flip[i]:
@@ -216,7 +216,7 @@ def test_what_the_network_is_shown(trainer, toy_images: torch.Tensor, flip: bool
         expected = t.diffusion.q_sample(x_0, batch.t, batch.noise.double())
         assert (model.seen[step].double() - expected).abs().max() < 1e-5
     assert flipped > 0 or not flip
-    assert t.losses[0] == pytest.approx(float(t.draw(0).noise.square().mean()), rel=1e-5)  # it said 0: its error is the noise
+    assert t.losses[0] == pytest.approx(float(t.batches.draw(0).noise.square().mean()), rel=1e-5)  # it said 0: its error is the noise
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.5, 1.0])
@@ -225,7 +225,7 @@ def test_labels_go_along_and_are_dropped_as_often_as_asked(trainer, toy_images: 
     t = trainer(model=model, data=ImageData(toy_images, labels), label_drop=drop, steps=20, batch_size=12).fit()
     dropped = 0
     for step in range(20):
-        batch = t.draw(step)
+        batch = t.batches.draw(step)
         expected = labels[batch.index].clone()
         expected[batch.drop] = 3  # the null label is index K
         assert torch.equal(model.labels[step], expected)
@@ -262,7 +262,7 @@ def test_compiled_weights_keep_their_names_and_what_they_learn(trainer, tmp_path
 
 def test_the_loss_is_told_by_quarters_of_t(trainer) -> None:
     t = trainer(batch_size=12, steps=2)
-    batch = t.draw(0)
+    batch = t.batches.draw(0)
     t.train_step()
     fresh = trainer(batch_size=12, steps=2)
     with torch.no_grad():
@@ -289,7 +289,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient_of_the_loss(trainer, toy_images
     model = tiny_unet()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     for step in range(3):
-        batch = t.draw(step)
+        batch = t.batches.draw(step)
         loss = noise_prediction_loss(t.diffusion, model, to_float(toy_images[batch.index]), batch.t, batch.noise)
         optimizer.zero_grad()
         loss.backward()
@@ -364,7 +364,7 @@ def test_it_learns_twelve_pictures(toy_images: torch.Tensor, prediction: str) ->
 
 def test_gamma_decides_which_timesteps_count(trainer) -> None:
     """A low gamma leaves the noisy timesteps as they are and makes the clean ones count less."""
-    batch = trainer().draw(0)
+    batch = trainer().batches.draw(0)
     with torch.no_grad():
         high, low = (trainer(weighting="min_snr", gamma=gamma).loss(batch) for gamma in (5.0, 0.1))
     snr = trainer().diffusion.snr(batch.t)

@@ -1,0 +1,32 @@
+"""What may be done after every step: a callback is called as `callback(trainer)`."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..core.guidance import guided
+from ..core.samplers import sample
+from ..saving.picture_files import save_grid
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+class SampleGrid:
+    """A grid of the same `count` seeds in the run folder every `every` steps, drawn from the averaged weights.
+
+    steps: of DDIM; at most T.
+    """
+
+    def __init__(self, every: int, count: int = 64, steps: int = 20) -> None:
+        self.every, self.count, self.steps = every, count, steps
+
+    def __call__(self, trainer: "Trainer") -> None:
+        if trainer.step % self.every and trainer.step != trainer.config.steps:
+            return
+        model, shape = trainer.ema_model, trainer.images.shape[1:]
+        if getattr(model, "num_classes", None):
+            model = guided(model, torch.arange(self.count) % model.num_classes, 1.0)
+        steps = min(self.steps, trainer.diffusion.T)
+        pictures = sample(model, trainer.diffusion, self.count, steps=steps, shape=shape)
+        save_grid(pictures, trainer.out / "samples" / f"step_{trainer.step:08d}.png")
