@@ -34,7 +34,7 @@ _EXPORTS = {
     "training.callbacks": ("SampleGrid",),
     "training.trainer": ("Trainer",),
     "measuring.metrics": (
-        "called", "frechet", "kernel", "matched", "nearest", "power_spectrum", "precision_recall",
+        "class_share", "clip_score", "frechet_distance", "kernel_distance", "nearest", "power_spectrum", "precision_recall",
         "spectral", "wilson",
     ),
     "measuring.classifier": ("Classifier", "load_classifier"),

@@ -1,11 +1,15 @@
 """What all tests share: one thread (so that numbers repeat), and a way to say how an error must read."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / ".ci"), str(ROOT / "tests" / "benchmarks")]  # programs that tests try
 torch.set_num_threads(1)
 
 

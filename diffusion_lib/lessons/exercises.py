@@ -16,7 +16,6 @@ from ..core.diffusion import GaussianDiffusion
 from ..core.schedules import cosine_beta_schedule, linear_beta_schedule
 from .checker import NotYet, ask, bar, check, compare, exercise, pictures
 
-
 __all__ = ["check"]  # with this import the exercises are among its checkers
 
 # -- notebook 01 -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import warnings
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.sources import in_batches, to_float
 
@@ -63,32 +63,21 @@ def _features(rows: Tensor, n: int, what: str) -> Tensor:
     return rows[:n].double()
 
 
-class _AsTheyAre(nn.Module):
-    """A feature network for features that are there already: torchmetrics insists on having one."""
-
-    def __init__(self, num_features: int):
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return rows
-
-
-def _through(metric: nn.Module, samples: Tensor, reference: Tensor) -> nn.Module:
-    metric.set_dtype(torch.float64)
-    metric.update(reference, real=True)
-    metric.update(samples, real=False)
-    return metric
-
-
-def _frechet(samples: Tensor, reference: Tensor) -> float:
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    return float(_through(FrechetInceptionDistance(_AsTheyAre(samples.shape[1])), samples, reference).compute())
-
-
 # Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule", equation 6
-def frechet(samples: Tensor, reference: Tensor, held_out: Tensor | None = None, *, n: int, folds: int = 5) -> Measure:
+def frechet(a: Tensor, b: Tensor) -> float:
+    """|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½), from the means and covariances of two sets of rows (N, F), float64.
+
+    The trace of the root is the sum of the roots of C_a C_b's eigenvalues, which are those of the symmetric S C_b S with S S = C_a.
+    """
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(torch.atleast_2d(cov_a))
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    overlap = torch.linalg.eigvalsh(root @ torch.atleast_2d(cov_b) @ root).clamp(min=0).sqrt().sum()
+    spread = torch.atleast_2d(cov_a).trace() + torch.atleast_2d(cov_b).trace() - 2 * overlap
+    return float((a.mean(0) - b.mean(0)).square().sum() + spread)
+
+
+def frechet_distance(samples: Tensor, reference: Tensor, held_out: Tensor | None = None, *, n: int, folds: int = 5) -> Measure:
     """Fréchet distance between Gaussians fitted to the features of n samples and of the reference (all of it).
 
     samples, reference, held_out: (N, F). Fewer samples read higher (Chong & Forsyth 2020: by about a constant over n), so each of the
@@ -100,14 +89,14 @@ def frechet(samples: Tensor, reference: Tensor, held_out: Tensor | None = None, 
     if min(n, len(reference)) < samples.shape[1]:
         warnings.warn(f"{min(n, len(reference))} pictures for {samples.shape[1]} features: the Fréchet distance reads far too high; "
                       f"use at least {samples.shape[1]}", stacklevel=2)
-    value = _frechet(samples, reference)
+    value = frechet(samples, reference)
     if n < 4 * folds:
         raise ValueError(f"n is {n}; {folds} folds for the interval need at least {4 * folds} pictures")
     size = n // folds
-    parts = torch.tensor([_frechet(samples[i * size : (i + 1) * size], reference) for i in range(folds)])
+    parts = torch.tensor([frechet(samples[i * size : (i + 1) * size], reference) for i in range(folds)])
     bias = max(float(parts.mean()) - value, 0) / (folds - 1)
     error = 2 * float(parts.std()) / math.sqrt(folds)
-    floor = None if held_out is None else _frechet(_features(held_out, min(n, len(held_out)), "the held-out pictures"), reference)
+    floor = None if held_out is None else frechet(_features(held_out, min(n, len(held_out)), "the held-out pictures"), reference)
     note = f"{folds} folds of {size} read {parts.mean():.3g}" + _at(held_out, n)
     return Measure("Fréchet distance", value, max(value - bias - error, 0), value + error, n, floor, note)
 
@@ -116,18 +105,24 @@ def _at(held_out: Tensor | None, n: int) -> str:
     return "" if held_out is None or len(held_out) >= n else f"; real pictures at n = {len(held_out)}"
 
 
-def _kernel(samples: Tensor, reference: Tensor, subsets: int, size: int, seed: int) -> float:
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():   # torchmetrics draws subsets from the global generator
-        torch.manual_seed(seed)
-        warnings.filterwarnings("ignore", "Metric .* will save all extracted features in buffer")
-        metric = KernelInceptionDistance(_AsTheyAre(samples.shape[1]), subsets=subsets, subset_size=size)
-        return float(_through(metric, samples, reference).compute()[0])
-
-
 # Bińkowski et al. 2018, "Demystifying MMD GANs", section 4
-def kernel(samples: Tensor, reference: Tensor, held_out: Tensor | None = None, *, n: int, folds: int = 5, seed: int = 0) -> Measure:
+def kernel(a: Tensor, b: Tensor, *, subsets: int, size: int, seed: int) -> float:
+    """Unbiased squared MMD with the kernel (x·y / F + 1)³: the mean over seeded subsets of `size` rows of each set (N, F)."""
+    def cubic(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def among(x: Tensor) -> Tensor:  # the mean over pairs of different rows
+        values = cubic(x, x)
+        return (values.sum() - values.diag().sum()) / (size * (size - 1))
+
+    generator, found = torch.Generator().manual_seed(seed), []
+    for _ in range(subsets):
+        y, x = (rows[torch.randperm(len(rows), generator=generator)[:size]] for rows in (b, a))
+        found.append(among(x) + among(y) - 2 * cubic(x, y).mean())
+    return float(torch.stack(found).mean())
+
+
+def kernel_distance(samples: Tensor, reference: Tensor, held_out: Tensor | None = None, *, n: int, folds: int = 5, seed: int = 0) -> Measure:
     """Kernel distance: unbiased squared MMD with the cubic kernel (x·y / F + 1)³, mean over 20 seeded subsets of half the pictures.
 
     samples, reference, held_out: features (N, F). It may be slightly negative, where two sets are as like as chance makes them. The
@@ -138,14 +133,15 @@ def kernel(samples: Tensor, reference: Tensor, held_out: Tensor | None = None, *
     if size < 4:
         raise ValueError(f"n is {n}; {folds} folds for the interval need at least {4 * folds} pictures")
     half = min(n // 2, len(reference))
-    value = _kernel(samples, reference, 20, half, seed)
-    parts = torch.tensor([_kernel(samples[i * size : (i + 1) * size], reference, 4, min(size, len(reference)), seed + i)
-                          for i in range(folds)])
+    value = kernel(samples, reference, subsets=20, size=half, seed=seed)
+    parts = torch.tensor([
+        kernel(samples[i * size : (i + 1) * size], reference, subsets=4, size=min(size, len(reference)), seed=seed + i)
+        for i in range(folds)])
     error = 2 * float(parts.std()) / math.sqrt(folds)
     floor = None
     if held_out is not None:
         real = _features(held_out, min(n, len(held_out)), "the held-out pictures")
-        floor = _kernel(real, reference, 20, min(half, len(real) // 2), seed)
+        floor = kernel(real, reference, subsets=20, size=min(half, len(real) // 2), seed=seed)
     return Measure("kernel distance", value, value - error, value + error, n, floor, f"20 subsets of {half}" + _at(held_out, n))
 
 
@@ -252,7 +248,7 @@ def spectral(samples: Tensor, reference: Tensor, held_out: Tensor | None = None,
     return Measure("power spectrum (dB)", value, max(value - bias - error, 0), value + error, n, floor, f"{folds} folds of {size}")
 
 
-def called(probabilities: Tensor, label: int, name: str, *, n: int) -> tuple[Measure, Measure]:
+def class_share(probabilities: Tensor, label: int, name: str, *, n: int) -> tuple[Measure, Measure]:
     """What a classifier says: the share of n pictures for which `label` is its first choice, and its mean probability for it.
 
     probabilities (N, K). Intervals: Wilson's, and two standard errors.
@@ -266,7 +262,7 @@ def called(probabilities: Tensor, label: int, name: str, *, n: int) -> tuple[Mea
 
 
 # Hessel et al. 2021, "CLIPScore", equation 1, without its factor and with the control that it lacks
-def matched(pictures: Tensor, texts: Tensor, *, n: int, seed: int = 0) -> tuple[Measure, Measure]:
+def clip_score(pictures: Tensor, texts: Tensor, *, n: int, seed: int = 0) -> tuple[Measure, Measure]:
     """Mean cosine between n pictures and their texts, and between the same pictures and shuffled texts: only the difference counts.
 
     pictures, texts: features (N, F) of one network, row i of both belonging together. Both intervals are two standard errors; a

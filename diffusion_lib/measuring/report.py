@@ -19,7 +19,17 @@ from ..data.sources import in_batches, load_data, to_uint8
 from ..saving.pretrained import WEIGHTS
 from .classifier import CLASSES, load_classifier
 from .features import feature_network
-from .metrics import Measure, called, check_pictures, frechet, kernel, nearest, power_spectrum, precision_recall, spectral
+from .metrics import (
+    Measure,
+    check_pictures,
+    class_share,
+    frechet_distance,
+    kernel_distance,
+    nearest,
+    power_spectrum,
+    precision_recall,
+    spectral,
+)
 
 CAT = CLASSES.index("cat")
 SHIPPED = WEIGHTS / "references"
@@ -112,7 +122,7 @@ def _mark(judge: nn.Module) -> str:
 
 
 def _verdict(judge: nn.Module, pictures: Tensor, label: int) -> list[float]:
-    share, mean = called(in_batches(lambda x: judge(x).softmax(1), pictures), label, "", n=len(pictures))
+    share, mean = class_share(in_batches(lambda x: judge(x).softmax(1), pictures), label, "", n=len(pictures))
     return [round(share.value, 4), round(mean.value, 4), len(pictures)]
 
 
@@ -128,12 +138,12 @@ def evaluate(samples: Tensor, reference: Reference, *, n: int, judge: nn.Module 
         raise ValueError(f"the samples are {samples.shape[-1]} px, the reference {reference.name} is {reference.size} px; "
                          "use one of the samples' size")
     rows, real = in_batches(feature_network(reference.features), samples), (reference.train, reference.held_out)
-    measures = [frechet(rows, *real, n=n), kernel(rows, *real, n=n), *precision_recall(rows, *real, n=n)]
+    measures = [frechet_distance(rows, *real, n=n), kernel_distance(rows, *real, n=n), *precision_recall(rows, *real, n=n)]
     measures.append(nearest(rows, *real, n=n))
     if reference.pixels:
         measures.append(nearest(small(samples), *reference.pixels, n=n, what="pixels"))
     measures.append(spectral(samples, *reference.spectra, n=n))
-    share, mean = called(in_batches(lambda x: judge(x).softmax(1), samples), label, CLASSES[label], n=n)
+    share, mean = class_share(in_batches(lambda x: judge(x).softmax(1), samples), label, CLASSES[label], n=n)
     told, real = {}, (None, None)
     if _mark(judge) == reference.judge:  # what another classifier says of real cats is no floor for this one
         told = {what: verdict for what, verdict in reference.verdicts.items() if what != "held-out pictures"}

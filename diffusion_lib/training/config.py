@@ -130,8 +130,17 @@ class DiffusionConfig(Settings):
         """The process itself. Raises ValueError for settings that do not go together (zero terminal SNR with epsilon)."""
         betas = make_betas(self.schedule, self.T, snr_factor=self.snr_factor, zero_terminal_snr=self.zero_terminal_snr)
         return GaussianDiffusion(betas, self.prediction)
+class _Lists(Settings):
+    """YAML and JSON hand over lists where UNetConfig has tuples."""
+
+    @field_validator("channel_mults", "attention", mode="before", check_fields=False)
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
 ModelConfig = create_model(
-    "ModelConfig", __base__=Settings, __doc__="The network: the fields of UNetConfig.",
+    "ModelConfig", __base__=_Lists, __doc__="The network: the fields of UNetConfig.",
     **{field.name: (field.type, field.default) for field in dataclasses.fields(UNetConfig)},
 )
 

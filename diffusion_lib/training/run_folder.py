@@ -87,7 +87,7 @@ class CsvLog:
             writer.writeheader()
             writer.writerows(rows)
         self.file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - open as long as the run
-        self.writer = csv.DictWriter(self.file, self.COLUMNS)
+        self.writer, self.last = csv.DictWriter(self.file, self.COLUMNS), -1  # last: the step of the last row written
 
     def __enter__(self) -> "CsvLog":
         return self
@@ -106,6 +106,7 @@ class CsvLog:
         """Add a row, one value a column, and hand it to the disk. Raises OSError when that is full."""
         self.writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
         self.file.flush()
+        self.last = row["step"]
 
 
 def fingerprint(images: Tensor) -> str:

@@ -75,7 +75,8 @@ class Trainer:
         self.optimizer = make_optimizer(config.optimizer, model, config.learning_rate, config.weight_decay,
                                         fused=self.device.type in ("cpu", "cuda"))  # one pass over the weights, not ten
         self.meter = Meter(diffusion.T, self.ranks)
-        self.step, self.losses, self.origin = 0, [], None                 # origin: the whole config, kept in checkpoints
+        self.step, self.saved, self.losses = 0, -1, []                    # saved: the step of the last checkpoint
+        self.origin: dict | None = None                                   # the whole config, kept in checkpoints
 
     @property
     def ema_model(self) -> nn.Module:
@@ -170,27 +171,34 @@ class Trainer:
                 speed = (self.step - first) * self.config.batch_size / seconds
                 bar.update()
                 bar.set_postfix(loss=f"{_recent(self.losses):.4f}", images_per_s=f"{speed:.0f}", refresh=False)
-                stopped = self.ranks.any(bool(stop))
-                self._write(log, speed, seconds, last=self.step == end or stopped)
+                self._record(log, speed, seconds, last=self.step == end)
+                self._call_back()
+                if stopped := self.ranks.any(bool(stop)):
+                    self._record(log, speed, seconds, last=True)
         self.model.eval()
         if stopped and self.step < end and not self.ranks.rank:
             how = f"the same command with --resume, out={self.out}" if self.out else "trainer.fit()"
             print(f"stopped at step {self.step} of {end}; the model is kept, and {how} goes on from here")
         return self
 
-    def _write(self, log: CsvLog | None, speed: float, seconds: float, last: bool) -> None:
-        """After a step: its row, its checkpoint if one is due, and only then what is for show."""
-        if log and (self.step % self.config.log_every == 0 or last):
+    def _record(self, log: CsvLog | None, speed: float, seconds: float, last: bool) -> None:
+        """After a step: its row in the log and its checkpoint, where they are due and not there yet."""
+        if log is None:
+            return
+        if (self.step % self.config.log_every == 0 or last) and log.last != self.step:
             quarters = {f"loss_q{i}": value for i, value in enumerate(self.meter.quarters, 1)}
             log.write(step=self.step, loss=self.losses[-1], learning_rate=self.learning_rate(self.step - 1),
                       gradient_norm=self.meter.gradient_norm, images_per_second=speed,
                       seconds=log.seconds_before + seconds, **quarters)
-        if log and (self.step % self.config.save_every == 0 or last):
+        if (self.step % self.config.save_every == 0 or last) and self.saved != self.step:
             self.save()
+
+    def _call_back(self) -> None:
+        """What is for show comes after saving, and never costs a run."""
         for callback in [] if self.ranks.rank else self.callbacks:
             try:
                 callback(self)
-            except Exception as error:  # noqa: BLE001 - a picture for show never costs a run
+            except Exception as error:
                 name = getattr(callback, "__name__", type(callback).__name__)
                 told = " ".join(str(error).split())
                 warnings.warn(f"the callback {name} failed at step {self.step} ({type(error).__name__}: {told}); "
@@ -217,6 +225,7 @@ class Trainer:
                  "precision": self.precision}
         folder = self.out / "checkpoints" / (name or f"step_{self.step:08d}")
         save_checkpoint(folder, self._weights(), self.optimizer.state_dict(), state)
+        self.saved = self.step if name is None else self.saved
         for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep_checkpoints]:
             shutil.rmtree(old, ignore_errors=True)
         return folder

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from diffusion_lib import dpm_solver_pp, last_step, load_model
 from diffusion_lib.data.sources import in_batches
 from diffusion_lib.measuring.classifier import load_classifier
-from diffusion_lib.measuring.metrics import Measure, frechet, kernel, nearest, spectral
+from diffusion_lib.measuring.metrics import Measure, frechet_distance, kernel_distance, nearest, spectral
 from diffusion_lib.measuring.report import Reference
 
 
@@ -32,7 +32,7 @@ def main() -> int:
                           for seeds in tqdm(torch.arange(10 * n).split(100), desc="sampling", disable=None)])
     rows, real = in_batches(load_classifier().features, pictures), (reference.train, reference.held_out)
     distances: dict[str, tuple[Tensor, Callable[[Tensor, int], Measure]]] = {
-        "Fréchet": (rows, lambda x, m: frechet(x, *real, n=m)), "kernel": (rows, lambda x, m: kernel(x, *real, n=m)),
+        "Fréchet": (rows, lambda x, m: frechet_distance(x, *real, n=m)), "kernel": (rows, lambda x, m: kernel_distance(x, *real, n=m)),
         "nearest training picture": (rows, lambda x, m: nearest(x, *real, n=m)),
         "power spectrum": (pictures, lambda x, m: spectral(x, *reference.spectra, n=m)),
     }

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from diffusion_lib import SAMPLERS, last_step, load_model
 from diffusion_lib.measuring.classifier import load_classifier
-from diffusion_lib.measuring.metrics import Measure, frechet
+from diffusion_lib.measuring.metrics import Measure, frechet_distance
 from diffusion_lib.measuring.report import Reference
 
 
@@ -39,7 +39,7 @@ def main() -> None:
                                                    spacing=spacing)).x_t
             rows.append(network.features(pictures))
         seconds = (time.perf_counter() - start) * 64 / arguments.n
-        return frechet(torch.cat(rows), reference.train, reference.held_out, n=arguments.n), seconds
+        return frechet_distance(torch.cat(rows), reference.train, reference.held_out, n=arguments.n), seconds
 
     twenty = {}
     for evaluations in (5, 10, 20, 50):

@@ -22,7 +22,7 @@ from diffusion_lib import GaussianDiffusion, Trainer, UNet, dpm_solver_pp, last_
 from diffusion_lib.core.unet import TimeEmbedding
 from diffusion_lib.data.sources import in_batches
 from diffusion_lib.measuring.classifier import load_classifier
-from diffusion_lib.measuring.metrics import called, frechet
+from diffusion_lib.measuring.metrics import class_share, frechet_distance
 from diffusion_lib.measuring.report import CAT, Reference
 from diffusion_lib.training.config import override, read_config, resolve
 
@@ -161,8 +161,8 @@ def main() -> None:
             parts = [last_step(dpm_solver_pp(diffusion, model, (len(seeds), 3, 32, 32), steps=20, seeds=seeds.tolist())).x_t
                      for seeds in torch.arange(arguments.n).split(50)]
         samples = torch.cat(parts)
-        share, probability = called(in_batches(lambda x: judge(x).softmax(1), samples), CAT, "cat", n=arguments.n)
-        far = frechet(in_batches(network.features, samples), reference.train, reference.held_out, n=arguments.n)
+        share, probability = class_share(in_batches(lambda x: judge(x).softmax(1), samples), CAT, "cat", n=arguments.n)
+        far = frechet_distance(in_batches(network.features, samples), reference.train, reference.held_out, n=arguments.n)
         print(f"{name:24s} {spent[name] / 60:5.1f} min {seen[name]:9,} pictures seen   called cat {share.value:4.0%}   probability "
               f"{probability.value:.2f}   Fréchet {far.value:7.2f} (real cats {far.floor:.2f})")
 

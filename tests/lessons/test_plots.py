@@ -1,99 +1,20 @@
 """Pictures: what is saved, shown and drawn holds the right pixels in the right order, and says what it is in words."""
 
 import io
-import os
-import stat
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from diffusion_lib.data.pictures import image_grid
 from diffusion_lib.lessons import plots
 from diffusion_lib.lessons.plots import figure, plot_curves, plot_loss, running_mean, show, show_images
-from diffusion_lib.saving.picture_files import animate, save_grid
 
 
 def opened(path) -> np.ndarray:
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
-
-
-# -- saving --------------------------------------------------------------------------------------------------------------
-
-
-def test_save_grid_writes_the_grid_and_nothing_beside_it(tmp_path, toy_images) -> None:
-    path = save_grid(toy_images, tmp_path / "new" / "folder" / "cats.png", columns=5)
-    assert path == tmp_path / "new" / "folder" / "cats.png" and os.listdir(path.parent) == ["cats.png"]
-    assert np.array_equal(opened(path), np.asarray(image_grid(toy_images, columns=5)))
-    save_grid(toy_images[:1], path, scale=3)                                   # over the old one
-    assert opened(path).shape == (8 * 3 + 4, 8 * 3 + 4, 3) and os.listdir(path.parent) == ["cats.png"]
-    if os.name == "posix":
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644                      # not the temporary file's 0600
-
-
-@pytest.mark.parametrize("break_it", ["write", "replace"])
-def test_a_failed_save_keeps_the_old_picture_and_leaves_nothing(tmp_path, toy_images, monkeypatch, refuses, break_it) -> None:
-    path = save_grid(toy_images, tmp_path / "cats.png")
-    before = path.read_bytes()
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    if break_it == "replace":
-        monkeypatch.setattr(plots.os, "replace", full)
-    else:
-        real = plots.tempfile.NamedTemporaryFile
-
-        def broken(*arguments, **options):
-            file = real(*arguments, **options)
-            file.write = full
-            return file
-
-        monkeypatch.setattr(plots.tempfile, "NamedTemporaryFile", broken)
-    with refuses(OSError, "cats.png", "No space left on device", "free some space"):
-        save_grid(toy_images[:3], path)
-    assert path.read_bytes() == before and os.listdir(tmp_path) == ["cats.png"]
-
-
-def test_save_grid_refuses(tmp_path, toy_images, refuses) -> None:
-    with refuses(ValueError, "cats.jpg", ".png"):
-        save_grid(toy_images, tmp_path / "cats.jpg")
-    with refuses(ValueError, "no images"):
-        save_grid([], tmp_path / "cats.png")
-    (tmp_path / "file").write_text("not a folder")
-    with refuses(OSError, "cats.png", "choose another place"):
-        save_grid(toy_images, tmp_path / "file" / "cats.png")
-    assert sorted(os.listdir(tmp_path)) == ["file"]
-
-
-@pytest.mark.parametrize("ending", [".gif", ".webp"])
-def test_animate_keeps_order_timing_and_endlessness(tmp_path, ending) -> None:
-    shades = [-1.0, -0.5, 0.0, 0.5, 1.0]
-    path = animate([torch.full((2, 3, 8, 8), shade) for shade in shades], tmp_path / f"a{ending}", fps=20, hold=0.7, scale=2)
-    with Image.open(path) as movie:
-        assert movie.n_frames == len(shades) and movie.info["loop"] == 0
-        assert movie.size == (2 * 16 + 6, 16 + 4)                             # each frame a grid of two, enlarged
-        middles, durations = [], []
-        for frame in ImageSequence.Iterator(movie):
-            middles.append(frame.convert("RGB").getpixel((10, 10))[0])
-            durations.append(frame.info["duration"])
-    assert middles == pytest.approx([0, 64, 128, 191, 255], abs=8)             # lossy, yet in order
-    if ending == ".gif":                                                       # Pillow's reader of WebP tells the time after a frame
-        assert durations == [50, 50, 50, 50, 700]
-
-
-def test_animate_refuses(tmp_path, toy_images, refuses) -> None:
-    with refuses(ValueError, "a.mp4", ".gif"):
-        animate([toy_images], tmp_path / "a.mp4")
-    with refuses(ValueError, "0 frames"):
-        animate([], tmp_path / "a.gif")
-    with refuses(ValueError, "fps 0"):
-        animate([toy_images], tmp_path / "a.gif", fps=0)
-    with refuses(ValueError, "one size"):
-        animate([toy_images[:1], toy_images], tmp_path / "a.gif")
-    assert os.listdir(tmp_path) == []
 
 
 # -- showing -------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,17 @@ import scipy.linalg
 import torch
 
 from diffusion_lib.measuring import metrics
-from diffusion_lib.measuring.metrics import called, frechet, kernel, matched, nearest, power_spectrum, precision_recall, spectral, wilson
+from diffusion_lib.measuring.metrics import (
+    class_share,
+    clip_score,
+    frechet_distance,
+    kernel_distance,
+    nearest,
+    power_spectrum,
+    precision_recall,
+    spectral,
+    wilson,
+)
 
 
 def randn(*shape, seed=0):
@@ -22,7 +32,7 @@ def pictures(n=40, size=32, seed=0):
 # -- Fréchet -----------------------------------------------------------------------------------------------------------
 
 def formula(a, b):
-    """Heusel's formula, with a matrix square root instead of torchmetrics' eigenvalues."""
+    """Heusel's formula, with a matrix square root instead of eigenvalues."""
     a, b = a.double().numpy(), b.double().numpy()
     c, d = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c + d - 2 * scipy.linalg.sqrtm(c @ d).real)
@@ -31,11 +41,11 @@ def formula(a, b):
 @pytest.mark.parametrize("n, features", [(200, 8), (300, 64)])
 def test_frechet_equals_the_formula(n, features):
     a, b = randn(n, features), randn(400, features, seed=1) * 1.3 + 0.2
-    assert frechet(a, b, n=n).value == pytest.approx(formula(a, b), rel=1e-4)
+    assert frechet_distance(a, b, n=n).value == pytest.approx(formula(a, b), rel=1e-4)
 
 
 def test_frechet_of_two_known_gaussians():
-    measure = frechet(randn(200_000, 2), randn(200_000, 2, seed=1) * 2 + 3, n=200_000)
+    measure = frechet_distance(randn(200_000, 2), randn(200_000, 2, seed=1) * 2 + 3, n=200_000)
     assert measure.value == pytest.approx(2 * 9 + 2 * (1 - 2) ** 2, rel=0.01)      # |difference of means|² + (1 - 2)² a feature
 
 
@@ -44,7 +54,7 @@ def test_frechet_interval_holds_what_more_pictures_would_read():
     reference = randn(4000, 16, seed=99)
     truth = (0.3**2) * 16                                                          # only the means differ
     for seed in range(20):
-        measure = frechet(randn(400, 16, seed=seed) + 0.3, reference, n=400)
+        measure = frechet_distance(randn(400, 16, seed=seed) + 0.3, reference, n=400)
         assert measure.low <= measure.value <= measure.high
         held += measure.low <= truth <= measure.high
     assert held >= 17
@@ -52,21 +62,21 @@ def test_frechet_interval_holds_what_more_pictures_would_read():
 
 def test_frechet_floor_is_the_same_measure_of_real_pictures():
     a, b, c = randn(100, 6), randn(500, 6, seed=1), randn(300, 6, seed=2)
-    measure = frechet(a, b, c, n=100)
+    measure = frechet_distance(a, b, c, n=100)
     assert measure.floor == pytest.approx(formula(c[:100], b), rel=1e-4) and "20" in measure.note
-    assert "n = 60" in frechet(a, b, c[:60], n=100).note                           # fewer real ones than samples: said
+    assert "n = 60" in frechet_distance(a, b, c[:60], n=100).note                           # fewer real ones than samples: said
 
 
 def test_frechet_uses_the_first_n_only():
     a = randn(100, 4)
     changed = a.clone()
     changed[60:] += 100
-    assert frechet(a, a, n=60).value == frechet(changed, a, n=60).value
+    assert frechet_distance(a, a, n=60).value == frechet_distance(changed, a, n=60).value
 
 
 def test_fewer_pictures_than_features_warn():
     with pytest.warns(UserWarning, match="30 pictures for 64 features"):
-        frechet(randn(30, 64), randn(200, 64, seed=1), n=30)
+        frechet_distance(randn(30, 64), randn(200, 64, seed=1), n=30)
 
 
 # -- kernel --------------------------------------------------------------------------------------------------------------
@@ -82,19 +92,46 @@ def mmd(a, b):
 
 def test_kernel_equals_the_definition():
     a, b = randn(50, 8), randn(50, 8, seed=1) + 0.5
-    assert metrics._kernel(a, b, 1, 50, 0) == pytest.approx(mmd(a, b), rel=1e-4)   # one subset of all pictures
+    assert metrics.kernel(a, b, subsets=1, size=50, seed=0) == pytest.approx(mmd(a, b), rel=1e-4)   # one subset of all pictures
+
+
+class AsTheyAre(torch.nn.Module):
+    """torchmetrics wants a network; the features are there already."""
+
+    num_features = 8
+
+    def forward(self, rows):
+        return rows
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_both_distances_equal_torchmetrics(seed):
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    a, b = randn(120, 8, seed=2 + seed), randn(150, 8, seed=7) * 1.2 + 0.3
+    fid, kid = FrechetInceptionDistance(AsTheyAre()), KernelInceptionDistance(AsTheyAre(), subsets=5, subset_size=40)
+    for metric in (fid, kid):
+        metric.set_dtype(torch.float64)
+        metric.update(b, real=True)
+        metric.update(a, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        expected = float(kid.compute()[0])
+    assert metrics.frechet(a, b) == pytest.approx(float(fid.compute()), rel=1e-9)
+    assert metrics.kernel(a, b, subsets=5, size=40, seed=seed) == pytest.approx(expected, rel=1e-9)
 
 
 def test_kernel_of_equal_distributions_is_about_zero_and_seeded():
     a, b = randn(1000, 16), randn(1000, 16, seed=1)
-    one, again = kernel(a, b, n=1000), kernel(a, b, n=1000)
+    one, again = kernel_distance(a, b, n=1000), kernel_distance(a, b, n=1000)
     assert one == again and one.low <= 0 <= one.high
-    assert kernel(a + 0.5, b, n=1000).low > 0
+    assert kernel_distance(a + 0.5, b, n=1000).low > 0
 
 
 def test_kernel_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
-    kernel(randn(40, 4), randn(40, 4, seed=1), n=40)
+    kernel_distance(randn(40, 4), randn(40, 4, seed=1), n=40)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -178,21 +215,21 @@ def test_spectral_distance_is_that_of_the_curves():
 
 def test_called_counts_first_choices():
     rows = torch.tensor([[0.6, 0.4], [0.2, 0.8], [0.9, 0.1], [0.3, 0.7]])
-    share, mean = called(rows, 1, "cat", n=4)
+    share, mean = class_share(rows, 1, "cat", n=4)
     assert share.value == 0.5 and mean.value == pytest.approx(0.5) and share.low < 0.5 < share.high
 
 
 def test_matched_texts_beat_shuffled_ones_and_unrelated_ones_do_not():
     texts = randn(60, 8)
-    own, shuffled = matched(texts + 0.3 * randn(60, 8, seed=1), texts, n=60)
+    own, shuffled = clip_score(texts + 0.3 * randn(60, 8, seed=1), texts, n=60)
     assert own.low > 0.8 and shuffled.low <= 0 <= shuffled.high and own.floor == shuffled.value
-    own, shuffled = matched(randn(60, 8, seed=2), texts, n=60)
+    own, shuffled = clip_score(randn(60, 8, seed=2), texts, n=60)
     assert own.low <= shuffled.value
     pictures = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    own, shuffled = matched(pictures, pictures, n=2)
+    own, shuffled = clip_score(pictures, pictures, n=2)
     assert own.value == 1 and shuffled.value == 0
     with pytest.raises(ValueError, match="one network"):
-        matched(randn(9, 8), randn(9, 4), n=9)
+        clip_score(randn(9, 8), randn(9, 4), n=9)
 
 
 # -- unusable input ------------------------------------------------------------------------------------------------------------
@@ -200,7 +237,7 @@ def test_matched_texts_beat_shuffled_ones_and_unrelated_ones_do_not():
 ROWS = {"empty": torch.zeros(0, 4), "one": torch.zeros(1, 4), "pictures": torch.zeros(50, 3, 4, 4), "nan": torch.full((50, 4), math.nan)}
 
 
-@pytest.mark.parametrize("measure", [frechet, kernel, precision_recall, lambda a, b, n: nearest(a, b, b, n=n)],
+@pytest.mark.parametrize("measure", [frechet_distance, kernel_distance, precision_recall, lambda a, b, n: nearest(a, b, b, n=n)],
                          ids=["frechet", "kernel", "precision", "nearest"])
 @pytest.mark.parametrize("rows, n, says", [("empty", 0, "n is 0"), ("empty", 20, "only 0"), ("one", 1, "n is 1"), ("one", 30, "only 1"),
                                            ("pictures", 40, "features"), ("nan", 40, "NaN")])
@@ -222,6 +259,6 @@ def test_unusable_pictures_end_in_one_line(samples, says):
 
 def test_too_few_for_folds_and_foreign_labels():
     with pytest.raises(ValueError, match="at least 20"):
-        frechet(randn(10, 2), randn(50, 2, seed=1), n=10)
+        frechet_distance(randn(10, 2), randn(50, 2, seed=1), n=10)
     with pytest.raises(ValueError, match="10"):
-        called(torch.ones(4, 10), 10, "whale", n=4)
+        class_share(torch.ones(4, 10), 10, "whale", n=4)

@@ -19,7 +19,7 @@ from diffusion_lib.training.run_folder import CsvLog
 
 pytestmark = [pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="Accelerate is not installed"),
               pytest.mark.skipif(sys.platform != "linux", reason="gloo between processes of one machine is tested on Linux")]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = """
 data: folder:{data}
 diffusion: {{schedule: cosine, T: 50, prediction: v}}
