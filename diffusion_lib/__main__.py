@@ -4,7 +4,7 @@
                                   [--PART.NAME VALUE …] [--print_config]
     python -m diffusion_lib sample CHECKPOINT --n 64 --seed 0 [--sampler ddim] [--steps 50] [--out DIR] [--grid FILE.png]
     python -m diffusion_lib evaluate CHECKPOINT --data folder:PATH [--n 1000] [--json FILE]
-    python -m diffusion_lib export CHECKPOINT --to diffusers --out DIR [--class K]
+    python -m diffusion_lib export CHECKPOINT --to diffusers --out DIR [--class CAT]
 
 Exit code 0 on success, 2 with one line on standard error for wrong input, 1 with one line for anything else.
 """
@@ -12,19 +12,24 @@ Exit code 0 on success, 2 with one line on standard error for wrong input, 1 wit
 import argparse
 import importlib.util
 import json
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from .core.guidance import guided
 from .core.samplers import SAMPLERS, Step
 from .core.samplers import sample as draw_samples
 from .core.unet import UNet
-from .data.sources import load_data, to_uint8, write_skipped
+from .data.folders import shown
+from .data.sources import ImageData, load_data, to_uint8
 from .saving.pretrained import Pretrained, load_model, start_from
 from .training.callbacks import SampleGrid
 from .training.config import RunConfig, as_yaml, did_you_mean, override, read_config, resolve
@@ -32,11 +37,14 @@ from .training.device import pick_device
 from .training.run_folder import CsvLog
 from .training.trainer import Trainer
 
-SHORT = ("steps", "seed", "batch_size", "learning_rate", "sample_every")  # train's settings that have flags of their own
+SHORT = ("steps", "seed", "batch_size", "learning_rate", "sample_every")  # train's settings with flags of their own
+
+
+# -- train ------------------------------------------------------------------------------------------
 
 
 def settings(arguments: argparse.Namespace) -> RunConfig:
-    """The config file, with what the command line changes in it. Raises ValueError for a name or value that does not exist."""
+    """The config file, with what the command line changes in it. Raises ValueError for what does not exist."""
     config = read_config(arguments.config)
     for name in ("data", "init", *SHORT):
         if (value := getattr(arguments, name)) is not None:
@@ -56,53 +64,107 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(config.train.seed)  # the weights the network starts from
     model = UNet(**config.model.model_dump())
     out = Path(arguments.out or f"runs/{Path(arguments.config).stem}")
+    check_folder(out, "--out")
     if not arguments.resume and any((out / "checkpoints").glob("step_*")):
         raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
     if config.init and not arguments.resume:
         new = start_from(model, load_model(config.init).model)
-        print(f"starting from the weights of {config.init}{f', all but {len(new)} (first: {new[0]})' if new else ''}", flush=True)
-    data = load_data(config.data, model.image_size)
-    trainer = Trainer(model, diffusion, data, config.train, out=out, callbacks=[SampleGrid(config.train.sample_every)])
+        left = f", all but {len(new)} (first: {new[0]})" if new else ""
+        print(f"starting from the weights of {shown(config.init)}{left}", flush=True)
+    data = load_data(config.data, model.image_size, channels=model.in_channels)
+    names = class_names(data, model)
+    notes = {"config.yaml": (f"# classes: {names}\n" if names else "") + as_yaml(config)}
+    if data.skipped:
+        notes["skipped.txt"] = "\n".join(data.skipped) + "\n"
+    grid = SampleGrid(config.train.sample_every)
+    trainer = Trainer(model, diffusion, data, config.train, out=out, callbacks=[grid], notes=notes)
     trainer.origin = config.model_dump(mode="json")
     if arguments.resume:
         trainer.resume(allow_changes=arguments.allow_changes)
     if not trainer.ranks.rank:
         size = sum(p.numel() for p in model.parameters()) / 1e6
-        print(f"{len(data.images):,} pictures of {trainer.data_name}; {size:.1f}M weights; {trainer.ranks.count} x {trainer.device.type}, "
-              f"{trainer.precision}; step {trainer.step:,} to {config.train.steps:,}; writing {out}", flush=True)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
-        write_skipped(data, out)
+        print(f"{len(data.images):,} pictures of {shown(trainer.data_name)}; {size:.1f}M weights; "
+              f"{trainer.ranks.count} x {trainer.device.type}, {trainer.precision}; "
+              f"step {trainer.step:,} to {config.train.steps:,}; writing {shown(out)}", flush=True)
+        if names:
+            print(f"classes: {names}", flush=True)
     trainer.fit()
-    if not trainer.ranks.rank and importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without it
-        from .lessons.plots import plot_curves, running_mean
-
-        log = CsvLog.read(out / "log.csv")
-        steps, losses = ([float(row[column]) for row in log] for column in ("step", "loss"))
-        curve = plot_curves({"loss": (steps, running_mean(losses, 50))}, xlabel="training step", logy=True,
-                            ylabel="loss (mean of the last 50 rows of log.csv)")
-        curve.savefig(out / "loss.png", dpi=100)
+    if not trainer.ranks.rank and importlib.util.find_spec("matplotlib"):  # drawing is an extra
+        plot_log(out)
 
 
-def draw(arguments: argparse.Namespace, model: Pretrained, guidance: float | None, on_step: Callable | None = None) -> torch.Tensor:
+def class_names(data: ImageData, model: UNet) -> str:
+    """"0 cat, 1 dog", or "" for a network without classes. Warns where it has more classes than the data."""
+    if not model.num_classes:
+        return ""
+    if len(data.classes) != model.num_classes:
+        warnings.warn(f"the network has {model.num_classes} classes, {data.name} has {len(data.classes)}; "
+                      f"--model.num_classes {len(data.classes)} makes them equal", stacklevel=2)
+    return ", ".join(f"{i} {name}" for i, name in enumerate(data.classes))
+
+
+def plot_log(run: Path) -> None:
+    """The loss of a run's log.csv, as loss.png beside it."""
+    from .lessons.plots import plot_curves, running_mean
+
+    log = CsvLog.read(run / "log.csv")
+    steps, losses = ([float(row[column]) for row in log] for column in ("step", "loss"))
+    curve = plot_curves({"loss": (steps, running_mean(losses, 50))}, xlabel="training step", logy=True,
+                        ylabel="loss (mean of the last 50 rows of log.csv)")
+    curve.savefig(run / "loss.png", dpi=100)
+
+
+# -- sample, evaluate, export -----------------------------------------------------------------------
+
+
+def draw(arguments: argparse.Namespace, trained: Pretrained, guidance: float | None,
+         on_step: Callable[[Step, int], None] | None = None) -> Tensor:
     """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on. guidance: None draws without a class."""
-    network = model.model.to(pick_device(arguments.device))
-    if arguments.label is not None and guidance is not None:
-        network = guided(network, arguments.label, guidance)
-    elif arguments.label is None and arguments.guidance != 1.0:
+    for flag, number in (("--n", arguments.n), ("--batch-size", arguments.batch_size)):
+        if number < 1:
+            raise ValueError(f"{flag} must be at least 1, not {number}")
+    network = trained.model.to(pick_device(arguments.device))
+    label = class_number(arguments.label, trained)
+    if label is not None and guidance is not None:
+        network = guided(network, label, guidance)
+    elif label is None and arguments.guidance != 1.0:
         raise ValueError(f"--guidance {arguments.guidance} needs --class K: there is nothing else to be guided to")
     return to_uint8(draw_samples(
-        network, model.diffusion, arguments.n, sampler=arguments.sampler, steps=arguments.steps, seed=arguments.seed,
-        batch_size=arguments.batch_size, spacing=arguments.spacing, on_step=on_step, progress=sys.stderr.isatty()))
+        network, trained.diffusion, arguments.n, sampler=arguments.sampler, steps=arguments.steps,
+        seed=arguments.seed, batch_size=arguments.batch_size, spacing=arguments.spacing, on_step=on_step,
+        progress=sys.stderr.isatty()))
+
+
+def class_number(asked: str | None, trained: Pretrained) -> int | None:
+    """The class that `--class` means: a number, or a name that the model knows. Raises ValueError that lists them."""
+    if asked is None:
+        return None
+    if asked.isdecimal():
+        return int(asked)
+    names = trained.info.get("data", {}).get("classes") or []
+    if asked not in names:
+        count = trained.model.num_classes
+        known = ", ".join(names) if names else f"no names; give a number, 0 to {count - 1}" if count else "no classes"
+        raise ValueError(f"there is no class {asked!r}{did_you_mean(asked, names) if names else f': the model has {known}'}")
+    return names.index(asked)
 
 
 def sample(arguments: argparse.Namespace) -> None:
     """Draw pictures, one a seed."""
     from .data.pictures import image_grid
-    from .saving.picture_files import animate, save_grid
+    from .saving.picture_files import ANIMATIONS, GRIDS, animate, check_name, save_grid
 
     if not (arguments.out or arguments.grid or arguments.animation):
-        raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, or --animation FILE.gif")
+        raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, "
+                         "or --animation FILE.gif")
+    for flag, path, endings in (("--grid", arguments.grid, GRIDS), ("--animation", arguments.animation, ANIMATIONS)):
+        if path:
+            check_file(check_name(path, endings), flag)
+    if arguments.out:
+        check_folder(Path(arguments.out), "--out")
+    for flag, number in (("--columns", arguments.columns), ("--scale", arguments.scale)):
+        if number is not None and number < 1:
+            raise ValueError(f"{flag} must be at least 1, not {number}")
     frames = []
 
     def keep(step: Step, first_seed: int) -> None:
@@ -113,13 +175,15 @@ def sample(arguments: argparse.Namespace) -> None:
     if arguments.out:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)
         for seed, picture in enumerate(pictures, arguments.seed):
-            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(Path(arguments.out) / f"{seed:05d}.png")
+            pixels = picture.permute(1, 2, 0).squeeze(2) if len(picture) == 1 else picture.permute(1, 2, 0)
+            Image.fromarray(pixels.numpy()).save(Path(arguments.out) / f"{seed:05d}.png")
     if arguments.grid:
         save_grid(pictures, arguments.grid, arguments.columns, arguments.scale)
     if arguments.animation:
         animate([image_grid(frame, arguments.columns) for frame in frames], arguments.animation, scale=arguments.scale)
-    print(f"{arguments.n} pictures, seeds {arguments.seed} to {arguments.seed + arguments.n - 1}, {arguments.sampler}, "
-          f"{arguments.steps} steps: {' and '.join(p for p in (arguments.out, arguments.grid, arguments.animation) if p)}")
+    written = " and ".join(shown(p) for p in (arguments.out, arguments.grid, arguments.animation) if p)
+    print(f"{arguments.n} pictures, seeds {arguments.seed} to {arguments.seed + arguments.n - 1}, "
+          f"{arguments.sampler}, {arguments.steps} steps: {written}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -132,49 +196,83 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--n is {arguments.n}; intervals need at least 20 samples, better 1,000")
     if arguments.called not in CLASSES:
         raise ValueError(f"--called {arguments.called!r}: the classifier knows {', '.join(CLASSES)}")
+    if arguments.json:
+        check_file(Path(arguments.json), "--json")
     judge, wanted = load_classifier(*filter(None, [arguments.judge])), CLASSES.index(arguments.called)
-    model = load_model(arguments.checkpoint)
+    trained = load_model(arguments.checkpoint)
     if arguments.data.startswith("reference:"):
         reference = Reference.load(arguments.data.removeprefix("reference:"))
     else:
-        reference = Reference.of(*real_pictures(arguments.data, arguments.held_out, model.model.image_size), name=arguments.data,
-                                 features=arguments.features, judge=judge, label=wanted)
-    samples = draw(arguments, model, arguments.guidance)
-    control = draw(arguments, model, None) if arguments.label is not None else None
+        model = trained.model
+        real = real_pictures(arguments.data, arguments.held_out, model.image_size, model.in_channels)
+        reference = Reference.of(*real, name=arguments.data, features=arguments.features, judge=judge, label=wanted)
+    samples = draw(arguments, trained, arguments.guidance)
+    control = draw(arguments, trained, None) if arguments.label is not None else None
     measures = measure(samples, reference, n=arguments.n, judge=judge, label=wanted, control=control)
-    print(f"{arguments.n} samples of {arguments.checkpoint}, seeds from {arguments.seed}, {arguments.sampler}, {arguments.steps} steps; "
-          f"reference {reference.name}: {len(reference.train)} pictures, {len(reference.held_out)} held out; "
-          f"features: {reference.features}")
-    print(*measures, sep="\n")
-    if arguments.json:
+    if arguments.json:  # before the words: nothing computed is lost
         told = {name: getattr(arguments, name) for name in ("checkpoint", "sampler", "steps", "spacing", "seed")}
-        told |= {"reference": reference.name, "features": reference.features, "judge": judge.card, "controls": reference.verdicts,
-                 "measures": [measure._asdict() for measure in measures]}
+        told |= {"reference": reference.name, "features": reference.features, "judge": judge.card,
+                 "controls": reference.verdicts, "measures": [measure._asdict() for measure in measures]}
+        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
         Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(f"{arguments.n} samples of {shown(arguments.checkpoint)}, seeds from {arguments.seed}, {arguments.sampler}, "
+          f"{arguments.steps} steps; reference {shown(reference.name)}: {len(reference.train)} pictures, "
+          f"{len(reference.held_out)} held out; features: {reference.features}")
+    print(*measures, sep="\n")
 
 
 def export(arguments: argparse.Namespace) -> None:
     """Write a model in diffusers' format."""
     from .saving.diffusers_format import save_diffusers
 
-    model, diffusion, state = load_model(arguments.checkpoint)
+    trained = load_model(arguments.checkpoint)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        save_diffusers(model, diffusion, arguments.out, label=arguments.label)
+        save_diffusers(trained.model, trained.diffusion, arguments.out, label=class_number(arguments.label, trained))
     for warning in caught:
         print(warning.message)
-    print(f"written to {arguments.out}")
+    print(f"written to {shown(arguments.out)}")
+
+
+# -- what is refused before the work ----------------------------------------------------------------
+
+
+def check_folder(path: Path, flag: str) -> None:
+    """Raises ValueError where a folder cannot be made or written to."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{flag} {shown(path)} is a file, not a folder; choose another name")
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{flag} {shown(path)} cannot be made: {shown(there)} is no folder that may be written to")
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Raises ValueError where a file cannot be written."""
+    if path.is_dir():
+        raise ValueError(f"{flag} {shown(path)} is a folder; give the name of a file")
+    check_folder(path.absolute().parent, flag)
+
+
+# -- the flags ----------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose own complaints are one line as well."""
+
+    def error(self, message: str) -> NoReturn:
+        """Instead of a page of usage: what is wrong, and where to look."""
+        raise ValueError(f"{message}; {self.prog} --help lists what there is")
 
 
 def drawing(sampler: str, steps: int) -> argparse.ArgumentParser:
     """The flags that sample and evaluate share."""
-    p = argparse.ArgumentParser(add_help=False)
+    p = Parser(add_help=False)
     p.add_argument("checkpoint", help="a run folder, a file in it, or a shipped model (toycats32)")
     p.add_argument("--seed", type=int, default=0, help="seed of the first picture; the others follow")
     p.add_argument("--sampler", choices=sorted(SAMPLERS), default=sampler)
     p.add_argument("--steps", type=int, default=steps)
     p.add_argument("--spacing", type=float, default=1.0, help="above 1: timesteps closer together where little noise is left (try 1.5)")
-    p.add_argument("--class", dest="label", type=int, help="class to ask for (class-conditional models)")
+    p.add_argument("--class", dest="label", help="class to ask for, its name or number (class-conditional models)")
     p.add_argument("--guidance", type=float, default=1.0, help="guidance scale: 0 ignores the class, 1 asks, more insists")
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--device", default="auto")
@@ -183,7 +281,7 @@ def drawing(sampler: str, steps: int) -> argparse.ArgumentParser:
 
 def parser() -> argparse.ArgumentParser:
     """All flags of all commands."""
-    top = argparse.ArgumentParser(prog="python -m diffusion_lib", description="Train diffusion models and draw with them.")
+    top = Parser(prog="python -m diffusion_lib", description="Train diffusion models and draw with them.")
     commands = top.add_subparsers(required=True, metavar="train | sample | evaluate | export")
 
     p = commands.add_parser("train", help="train a model as a config says")
@@ -226,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("checkpoint")
     p.add_argument("--to", choices=["diffusers"], default="diffusers", help="diffusers: a folder")
     p.add_argument("--out", required=True)
-    p.add_argument("--class", dest="label", type=int, help="fold this class into the weights")
+    p.add_argument("--class", dest="label", help="fold this class, its name or number, into the weights")
     p.set_defaults(run=export, command=p)
     return top
 
@@ -247,25 +345,36 @@ def changes(words: Sequence[str], command: argparse.ArgumentParser) -> list[tupl
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments, rest = parser().parse_known_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a letter that a code page lacks must not end the work
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if show := "--traceback" in argv:
+        argv.remove("--traceback")
     try:
+        arguments, rest = parser().parse_known_args(argv)
         arguments.changes = changes(rest, arguments.command)
         arguments.run(arguments)
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except OSError as error:
+    except Exception as error:  # no traceback reaches a user who did not ask for it
+        if show:
+            traceback.print_exc()
+        code, told = explain(error)
+        print(f"error: {' '.join(told.split())}", file=sys.stderr)
+        return code
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Exit code and words for an error: 2 for wrong input, 1 for anything else."""
+    if isinstance(error, (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError)):
+        return 2, str(error)
+    if isinstance(error, OSError):  # saving/files.py says it all itself; others have a strerror
         remedy = "check the disk and the permissions, or choose another --out"
-        told = f"{error.filename}: {error.strerror}; {remedy}" if error.strerror else error  # save_checkpoint says it all itself
-        print(f"error: {' '.join(str(told).split())}", file=sys.stderr)
-        return 1
-    except Exception as error:  # noqa: BLE001 - no traceback reaches a user
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+        return 1, f"{error.filename}: {error.strerror}; {remedy}" if error.strerror else str(error)
+    return 1, f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """The command line, called as a user calls it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from diffusion_lib import UNet, load_model
 from diffusion_lib.__main__ import main
-from diffusion_lib.saving.pretrained import load_model
+from diffusion_lib.training.run_folder import RunLock
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -56,7 +59,6 @@ def test_train_writes_checkpoints_log_and_grids(run: Path) -> None:
     assert [row.split(",")[0] for row in (run / "log.csv").read_text().splitlines()] == ["step", *"123456"]
     assert Image.open(run / "samples" / "step_00000003.png").size == Image.open(run / "samples" / "step_00000006.png").size
     assert Image.open(run / "loss.png").width > 300
-    assert not (run / ".lock").exists()
 
 
 def test_sample_names_pictures_by_their_seed(run: Path, tmp_path: Path) -> None:
@@ -189,3 +191,154 @@ def test_as_a_module_without_traceback(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "diffusion_lib", "sample", "nothing-here", "--out", str(tmp_path / "o")],
                           cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nothing-here" in done.stderr
+
+
+# -- what real folders, files and machines do ---------------------------------------------------------------------------------
+
+
+def pictures(folder: Path, count: int, mode: str = "RGB") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.effect_noise((9, 9), 80 + i).convert(mode).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["cats #2", "Rome: day 1", "1234", "null", "[a, b]", "Кошки", "a'b\"c"])
+def test_a_path_is_taken_character_by_character(config: Path, tmp_path: Path, monkeypatch, capsys, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / name, 9)
+    pictures(tmp_path / name.split(" #")[0].split(":")[0], 5)
+    there = len(list((tmp_path / name).iterdir()))
+    assert main(["train", "--config", str(config), "--data", f"folder:{name}", "--steps", "1", "--out", f"run {name}"]) == 0
+    assert f"{there} pictures of folder:" in capsys.readouterr().out
+    saved = tmp_path / f"run {name}" / "config.yaml"
+    assert yaml.safe_load(saved.read_text(encoding="utf-8"))["data"] == f"folder:{name}"
+    assert main(["train", "--config", str(saved), "--init", f"run {name}", "--steps", "1", "--out", "again"]) == 0
+    assert f"{there} pictures" in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "again/config.yaml").read_text(encoding="utf-8"))["init"] == f"run {name}"
+
+
+def test_a_hash_in_a_name_does_not_lose_the_hold_out(config: Path, tmp_path: Path, capsys) -> None:
+    pictures(tmp_path / "cats #2", 30)
+    for part in ("", "#train", "#held_out"):
+        data = f"folder:{tmp_path / 'cats #2'}{part}"
+        assert main(["train", "--config", str(config), "--data", data, "--steps", "1", "--out", str(tmp_path / f"run{part}")]) == 0
+    counts = [int(line.split()[0]) for line in capsys.readouterr().out.splitlines() if " pictures of " in line]
+    assert counts[0] == 30 == counts[1] + counts[2] and counts[2] > 0
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "cp932", "ascii"])
+def test_words_in_any_code_page_and_results_before_words(run: Path, tmp_path: Path, encoding: str) -> None:
+    def command(*words: object) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+        return subprocess.run([sys.executable, "-m", "diffusion_lib", *map(str, words)], cwd=ROOT, env=environment, capture_output=True)
+
+    real = pictures(tmp_path / "Кошки é", 40)
+    report = tmp_path / "new/report.json"
+    done = command("evaluate", run, "--data", f"folder:{real}#train", "--n", 20, "--steps", 2, "--json", report)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(report.read_text(encoding="utf-8"))["measures"][0]["name"] == "Fréchet distance"
+    assert b"chet distance" in done.stdout and b"Traceback" not in done.stderr
+    done = command("train", "--config", tmp_path / "tiny.yaml", "--data", f"folder:{real}", "--steps", 1, "--out", tmp_path / "Бег")
+    assert done.returncode == 0 and b"40 pictures" in done.stdout
+
+
+@pytest.mark.parametrize("words, told", [
+    (["--grid", "x.jpg"], ".png"), (["--animation", "x.mp4"], ".gif"), (["--grid", "x.png", "--columns", "0"], "--columns"),
+    (["--grid", "x.png", "--scale", "0"], "--scale"), (["--out", "tiny.yaml"], "is a file"), (["--grid", "pictures"], "must end in"),
+    (["--grid", "tiny.yaml/x.png"], "no folder that may be written to"), (["--out", "tiny.yaml/x"], "no folder that may be"),
+    (["--out", "d", "--batch-size", "0"], "--batch-size must be at least 1"), (["--out", "d", "--seed", "1" * 23], "the seed must be"),
+    (["--out", "d", "--class", "cat"], "no classes"), (["--out", "d", "--seed", "one"], "invalid int value: 'one'"),
+    (["--ot", "d"], "did you mean '--out'?"),
+])
+def test_outputs_are_checked_before_the_drawing(run: Path, tmp_path: Path, monkeypatch, capsys, words: list[str], told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(UNet, "forward", None)  # whoever draws fails otherwise
+    before = sorted(tmp_path.rglob("*"))
+    assert told in fails(capsys, "sample", run, *words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_refusals_before_the_work(config: Path, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "UP.YAML").write_text(config.read_text())
+    assert main(["train", "--config", "UP.YAML", "--print_config"]) == 0
+    capsys.readouterr()
+    assert "required" in fails(capsys, "train")
+    assert "--help" in fails(capsys, "nothing")
+    assert "not empty" in fails(capsys, "export", run, "--out", ".")
+    assert "is a folder" in fails(capsys, "evaluate", run, "--data", "reference:cats32", "--json", "empty")
+    for count, words in ((1, "held-out"), (3, "only 3 held-out pictures")):
+        pictures(tmp_path / f"held{count}", count)
+        assert words in fails(capsys, "evaluate", run, "--data", f"folder:{config.parent / 'pictures'}", "--held-out",
+                              f"folder:held{count}", "--n", 20)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/config.yaml").write_text("")
+    assert "without a checkpoint yet" in fails(capsys, "sample", "begun", "--out", "d")
+
+
+def test_a_traceback_on_demand(capsys) -> None:
+    assert main(["sample", "nobody", "--out", "d", "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_grey_in_grey_out(config: Path, tmp_path: Path, capsys) -> None:
+    real, run = pictures(tmp_path / "grey", 40, "L"), tmp_path / "run"
+    flags = ["--model.in_channels", "1", "--data", f"folder:{real}#train", "--steps", "2"]
+    assert main(["train", "--config", str(config), *flags, "--out", str(run)]) == 0
+    assert load_model(run).model.config.out_channels == 1
+    assert main(["sample", str(run), "--n", "3", "--steps", "2", "--out", str(tmp_path / "d"), "--grid", str(tmp_path / "g.png")]) == 0
+    assert [Image.open(p).mode for p in sorted((tmp_path / "d").iterdir())] == ["L"] * 3
+    assert main(["evaluate", str(run), "--data", f"folder:{real}#train", "--n", "20", "--steps", "2"]) == 0
+    assert main(["export", str(run), "--out", str(tmp_path / "exported")]) == 0
+    assert main(["sample", str(tmp_path / "exported"), "--n", "2", "--steps", "2", "--out", str(tmp_path / "e")]) == 0
+    assert Image.open(tmp_path / "e/00000.png").mode == "L"
+
+
+def test_classes_have_names(config: Path, tmp_path: Path, capsys) -> None:
+    data, run = tmp_path / "pets", tmp_path / "run"
+    for name in ("cat", "dog"):
+        pictures(data / name, 6)
+    train = ["train", "--config", str(config), "--data", f"folder:{data}", "--steps", "1"]
+    assert main([*train, "--model.num_classes", "2", "--out", str(run)]) == 0
+    assert "classes: 0 cat, 1 dog" in capsys.readouterr().out
+    assert "# classes: 0 cat, 1 dog" in (run / "config.yaml").read_text() and load_model(run).info["data"]["classes"] == ["cat", "dog"]
+    for asked, out in (("dog", "by_name"), ("1", "by_number")):
+        assert main(["sample", str(run), "--n", "1", "--steps", "2", "--class", asked, "--out", str(tmp_path / out)]) == 0
+    assert (tmp_path / "by_name/00000.png").read_bytes() == (tmp_path / "by_number/00000.png").read_bytes()
+    assert "no class 'cow'; there are cat, dog" in fails(capsys, "sample", run, "--class", "cow", "--out", tmp_path / "d")
+    with pytest.warns(UserWarning, match="has 5 classes.*has 2"):
+        assert main([*train, "--model.num_classes", "5", "--out", str(tmp_path / "five")]) == 0
+    assert main(["sample", "cifar10_32", "--n", "1", "--steps", "1", "--class", "cat", "--out", str(tmp_path / "shipped")]) == 0
+
+
+def test_a_second_run_on_a_folder_in_use_changes_nothing(config: Path, run: Path, capsys) -> None:
+    before = (run / "config.yaml").read_bytes()
+    with RunLock(run):
+        assert "another run" in fails(capsys, "train", "--config", config, "--resume", "--train.save_every", "2", "--out", run, code=1)
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_an_explicit_precision_wins_on_resume(config: Path, tmp_path: Path, capsys) -> None:
+    words = ["train", "--config", str(config), "--out", str(tmp_path / "run")]
+    assert main([*words, "--train.precision", "bf16", "--steps", "6"]) == 0
+    (tmp_path / "run/checkpoints/step_00000006").rename(tmp_path / "away")
+    assert main([*words, "--resume", "--train.precision", "float32"]) == 0
+    assert "float32; step 3" in capsys.readouterr().out
+    assert load_model(tmp_path / "run").info["precision"] == "float32"
+
+
+def test_a_folder_of_diffusers_is_sampled_and_evaluated(run: Path, config: Path, tmp_path: Path) -> None:
+    assert main(["export", str(run), "--out", str(tmp_path / "folder")]) == 0
+    for source, out in ((run, "ours"), (tmp_path / "folder", "theirs")):
+        assert main(["sample", str(source), "--n", "2", "--steps", "3", "--out", str(tmp_path / out)]) == 0
+    for name in ("00000.png", "00001.png"):
+        ours, theirs = (np.asarray(Image.open(tmp_path / out / name)).astype(int) for out in ("ours", "theirs"))
+        assert abs(ours - theirs).max() <= 1
+
+
+def test_a_run_with_few_timesteps_draws_its_grids(config: Path, tmp_path: Path) -> None:
+    words = ["train", "--config", str(config), "--diffusion.T", "10", "--sample-every", "3", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert len(list((tmp_path / "run/samples").iterdir())) == 2

@@ -120,7 +120,7 @@ class UNetConfig:
 
     image_size: int = 32  # height and width of the pictures in pixels; a multiple of patch_size * 2 ** (levels - 1)
     in_channels: int = 3  # of the pictures (3 for colour)
-    out_channels: int = 3
+    out_channels: int | None = None  # None: as in_channels
     channels: int = 64  # width of the first level; level i has channels * channel_mults[i]
     channel_mults: tuple[int, ...] = (1, 2, 2)
     blocks_per_level: int = 1  # residual blocks per level on the way down (one more on the way up, as in DDPM)
@@ -138,7 +138,8 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         groups = min(32, max(1, self.channels // 4)) if self.norm_num_groups is None else self.norm_num_groups
-        for name, value in (("channel_mults", tuple(self.channel_mults)), ("norm_num_groups", groups),
+        out = self.in_channels if self.out_channels is None else self.out_channels
+        for name, value in (("out_channels", out), ("channel_mults", tuple(self.channel_mults)), ("norm_num_groups", groups),
                             ("attention", tuple(bool(yes) for yes in self.attention))):
             object.__setattr__(self, name, value)  # JSON and YAML hand over lists
         check_settings(self)

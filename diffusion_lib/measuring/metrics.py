@@ -122,7 +122,9 @@ def kernel(a: Tensor, b: Tensor, *, subsets: int, size: int, seed: int) -> float
     return float(torch.stack(found).mean())
 
 
-def kernel_distance(samples: Tensor, reference: Tensor, held_out: Tensor | None = None, *, n: int, folds: int = 5, seed: int = 0) -> Measure:
+def kernel_distance(
+    samples: Tensor, reference: Tensor, held_out: Tensor | None = None, *, n: int, folds: int = 5, seed: int = 0
+) -> Measure:
     """Kernel distance: unbiased squared MMD with the cubic kernel (x·y / F + 1)³, mean over 20 seeded subsets of half the pictures.
 
     samples, reference, held_out: features (N, F). It may be slightly negative, where two sets are as like as chance makes them. The

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.folders import class_folders, held_out_beside
 from ..data.sources import in_batches, load_data, to_uint8
 from ..saving.pretrained import WEIGHTS
 from .classifier import CLASSES, load_classifier
@@ -33,6 +34,7 @@ from .metrics import (
 
 CAT = CLASSES.index("cat")
 SHIPPED = WEIGHTS / "references"
+LEAST = 4  # pictures that precision and recall need: one, and its three nearest neighbours
 
 
 class Reference(NamedTuple):
@@ -58,12 +60,11 @@ class Reference(NamedTuple):
     def of(cls, train: Tensor, held_out: Tensor, others: Tensor | None = None, *, name: str, features: str = "classifier",
            judge: nn.Module | None = None, label: int = CAT) -> "Reference":
         """Describe uint8 pictures (N, 3, H, H): those trained on, those held out, and `others` that are no cats (a control)."""
+        train, held_out, others = (in_colour(part) for part in (train, held_out, others))
+        check_reference(train, held_out)
         network, judge = feature_network(features), judge or load_classifier()
         for what, pictures in (("the training pictures", train), ("the held-out pictures", held_out)):
             check_pictures(pictures[:2], 2, what)
-        if train.shape[1:] != held_out.shape[1:]:
-            raise ValueError(f"training pictures are {tuple(train.shape[1:])}, held-out ones {tuple(held_out.shape[1:])}; "
-                             "load both at one size")
         noise = to_uint8(torch.randn((500, *train.shape[1:]), generator=torch.Generator().manual_seed(0)).mul(0.5).clamp(-1, 1))
         controls = {"held-out pictures": held_out, "training pictures": train, "other classes": others, "noise": noise}
         verdicts = {what: _verdict(judge, pictures, label) for what, pictures in controls.items() if pictures is not None}
@@ -90,24 +91,46 @@ class Reference(NamedTuple):
         return cls(**told, **{key: value.float() if key != "spectra" else value.double() for key, value in rows.items()})
 
 
-def real_pictures(data: str, held_out: str | None, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(training pictures, held-out ones, pictures of other classes or None), uint8, as `evaluate --data` and `--held-out` name them.
+def real_pictures(
+    data: str, held_out: str | None, size: int, channels: int = 3
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(training pictures, held-out ones, pictures of other classes or None), uint8, as `evaluate --data` and `--held-out` say.
 
-    held_out None: `folder:PATH#held_out` belongs to `folder:PATH#train`, and a folder .../test/... to .../train/.... Raises ValueError
-    where there is neither: a floor measured on the training pictures would be none.
+    held_out None: `folder:PATH#held_out` belongs to `folder:PATH#train`, and a folder .../test/... to .../train/.... Raises
+    ValueError where there is neither: a floor measured on the training pictures would be none.
     """
-    path = data.removeprefix("folder:")
     if held_out is None:
-        if data.endswith("#train"):
+        beside = held_out_beside(Path(data.removeprefix("folder:")).expanduser()) if data.startswith("folder:") else None
+        if data.startswith("folder:") and data.endswith("#train"):
             held_out = data.removesuffix("train") + "held_out"
-        elif data.startswith("folder:") and Path(other := path.replace("/train/", "/test/")).is_dir() and other != path:
-            held_out = f"folder:{other}"
+        elif beside:
+            held_out = f"folder:{beside}"
         else:
             raise ValueError(f"there are no held-out pictures beside {data}; name some with --held-out (or use folder:PATH#train)")
     folder, others = Path(held_out.removeprefix("folder:")), []
     if held_out.startswith("folder:") and folder.parent.name == "test":            # CIFAR-10's other classes lie beside
-        others = [load_data(f"folder:{sibling}", size).images for sibling in sorted(folder.parent.iterdir()) if sibling != folder]
-    return load_data(data, size).images, load_data(held_out, size).images, torch.cat(others) if others else None
+        others = [load_data(f"folder:{sibling}", size, channels=channels).images
+                  for sibling in class_folders(folder.parent) if sibling != folder]
+    train, held = (load_data(which, size, channels=channels).images for which in (data, held_out))
+    return train, held, torch.cat(others) if others else None
+
+
+def in_colour(pictures: Tensor | None) -> Tensor | None:
+    """Grey pictures (N, 1, H, W) as (N, 3, H, W), which is what the networks that describe pictures take; others as they are."""
+    grey = isinstance(pictures, Tensor) and pictures.ndim == 4 and pictures.shape[1] == 1
+    return pictures.expand(-1, 3, -1, -1) if grey else pictures
+
+
+def check_reference(train: Tensor, held_out: Tensor) -> None:
+    """Raises ValueError for pictures of two sizes, or too few for the measures (which look at the third neighbour)."""
+    if train.shape[1:] != held_out.shape[1:]:
+        raise ValueError(f"training pictures are {tuple(train.shape[1:])}, held-out ones {tuple(held_out.shape[1:])}; "
+                         "load both at one size")
+    for what, pictures, remedy in (("training", train, "give a larger folder"),
+                                   ("held-out", held_out, "name more with --held-out, or give a larger folder")):
+        if len(pictures) < LEAST:
+            raise ValueError(f"there are only {len(pictures)} {what} pictures; the measures need at least {LEAST}, "
+                             f"and say something from about 200 on: {remedy}")
 
 
 def small(pictures: Tensor) -> Tensor:
@@ -133,6 +156,7 @@ def evaluate(samples: Tensor, reference: Reference, *, n: int, judge: nn.Module 
     judge: who says what is a cat; the shipped classifier if left out. control: samples drawn without asking for the label, whose share
     is told beside. Raises ValueError for unusable samples.
     """
+    samples, control = in_colour(samples), in_colour(control)
     samples, judge = check_pictures(samples, n), judge or load_classifier()
     if samples.shape[-1] != reference.size:
         raise ValueError(f"the samples are {samples.shape[-1]} px, the reference {reference.name} is {reference.size} px; "

@@ -84,7 +84,8 @@ def from_diffusers_unet(unet: "diffusers.UNet2DModel", *, image_size: int | None
         if isinstance(size, (list, tuple)) and len(set(size)) == 1:
             size = size[0]
         if not isinstance(size, int):
-            raise ValueError(f"sample_size = {size!r} is no single size in pixels; say image_size=32, for example.")
+            raise ValueError(f"sample_size = {size!r} is no single size in pixels; "
+                             f"build it by from_diffusers_unet(unet, image_size=32), say.")
         image_size = size * patch_size
     if any(width % widths[0] for width in widths):
         raise ValueError(f"block_out_channels = {tuple(widths)}: UNet needs each to be a multiple of the first.")
@@ -214,7 +215,7 @@ def save_diffusers(model: UNet, diffusion: GaussianDiffusion, folder: Path | str
     Raises ValueError for a folder that is there and not empty, for a label that does not fit the model, and for a model
     with classes without a label; OSError if it cannot be written; RuntimeError without diffusers.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # "." has a name, too
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already and not empty: choose another name, or remove it first.")
     if label is not None:

@@ -261,7 +261,8 @@ def test_a_card_tells_settings_work_thinned_log_and_measures(tmp_path: Path) -> 
         log.write(step=step, loss=1 / step, learning_rate=1e-3, gradient_norm=1.0, images_per_second=50.0, seconds=step / 10, **quarters)
     log.file.close()
     (tmp_path / "report.json").write_text('{"measures": [1]}')
-    state = {"data": {"name": "toycats"}, "train": {"batch_size": 32, "device": "cpu", "keep_checkpoints": 3}, "precision": "float32", "step": 6000}
+    state = {"data": {"name": "toycats"}, "train": {"batch_size": 32, "device": "cpu", "keep_checkpoints": 3},
+             "precision": "float32", "step": 6000}
     told = card(tmp_path, state)
     assert told["images_seen"] == 192_000 and told["seconds"] == 600 and told["report"] == {"measures": [1]} and "trials" not in told
     assert told["train"] == {"batch_size": 32} and told["init"] == ""

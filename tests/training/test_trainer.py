@@ -85,7 +85,8 @@ class NotANumber(nn.Module):
     ("steps", 0, "at least 1"), ("steps", -5, "at least 1"), ("steps", 2.5, "whole number"), ("steps", "10", "whole number"),
     ("steps", True, "whole number"), ("steps", math.inf, "whole number"), ("steps", None, "whole number"),
     ("batch_size", 0, "at least 1"), ("batch_size", 1.5, "whole number"), ("warmup", -1, "at least 0"), ("warmup", 0.1, "whole number"),
-    ("save_every", 0, "at least 1"), ("keep_checkpoints", 0, "at least 1"), ("log_every", 0, "at least 1"), ("max_nonfinite_steps", 0, "at least 1"),
+    ("save_every", 0, "at least 1"), ("keep_checkpoints", 0, "at least 1"), ("log_every", 0, "at least 1"),
+    ("max_nonfinite_steps", 0, "at least 1"),
     ("seed", -1, "at least 0"), ("seed", 0.5, "whole number"),
     ("learning_rate", 0, "above 0"), ("learning_rate", -0.1, "above 0"), ("learning_rate", math.nan, "above 0"),
     ("learning_rate", math.inf, "above 0"), ("learning_rate", "1e-3", "1.0e-3"),  # what YAML makes of 1e-3
@@ -257,7 +258,8 @@ def test_labels_are_left_out_for_a_network_without_classes(trainer, toy_images: 
 
 def test_slices_of_a_batch_train_what_the_whole_batch_trains(trainer, refuses) -> None:
     whole, sliced = trainer(model=tiny_unet(), steps=4).fit(), trainer(model=tiny_unet(), steps=4, accumulate=4).fit()
-    assert sliced.losses == pytest.approx(whole.losses, rel=1e-4) and sliced.meter.gradient_norm == pytest.approx(whole.meter.gradient_norm, rel=1e-3)
+    assert sliced.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert sliced.meter.gradient_norm == pytest.approx(whole.meter.gradient_norm, rel=1e-3)
     assert all((a - b).abs().max() < 1e-4 for a, b in zip(whole.model.parameters(), sliced.model.parameters(), strict=True))
     with refuses(ValueError, "batch_size of 4", "accumulate 3", "multiple of 3"):
         trainer(accumulate=3)
