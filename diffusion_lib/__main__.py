@@ -378,4 +378,5 @@ def explain(error: Exception) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # one line each
     sys.exit(main())
