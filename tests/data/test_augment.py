@@ -69,7 +69,7 @@ def test_told_nothing_is_told_zeros_and_the_export_draws_the_same():
         assert not torch.allclose(plain, model(x, t, augment=torch.ones(2, MOVES)))
         again = from_diffusers_unet(to_diffusers_unet(model))
         torch.testing.assert_close(again(x, t), plain)
-    assert again.config["augment_dim"] == 0
+    assert again.config.augment_dim == 0
 
 
 def trainer(toy_images, model, out=None, **changes):
