@@ -1,4 +1,4 @@
-"""Grids of the same sixteen seeds at six moments of two runs, figures/progress: `python .ci/make_progress.py runs` (needs both folders)."""
+"""Grids of the same sixteen seeds at six moments of two runs, diffusion_lib/weights/progress: `python .ci/make_progress.py runs` (needs both folders)."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ if __name__ == "__main__":
     for name, moments in MOMENTS.items():
         for epoch, step in moments.items():
             main(["sample", f"{sys.argv[1]}/{name}/checkpoints/step_{step:08d}", "--n", "16", "--sampler", "dpm_solver_pp", "--steps", "20",
-                  "--columns", "4", "--grid", str(ROOT / "figures/progress" / f"{name}_{epoch:02d}.webp")])
+                  "--columns", "4", "--grid", str(ROOT / "diffusion_lib/weights/progress" / f"{name}_{epoch:02d}.webp")])
     wrong = f"{sys.argv[1]}/cats128_v"  # the wrong question, see notebook 06; figures/README.md has its command
     main(["sample", f"{wrong}/checkpoints/step_00001000", "--n", "8", "--sampler", "dpm_solver_pp", "--steps", "20", "--columns", "8",
           "--grid", str(ROOT / "figures/cats128_predicting_v.webp")])

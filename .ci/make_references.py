@@ -15,13 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib import SAMPLERS, last_step, load_model  # noqa: E402
+from diffusion_lib import load_model, sample  # noqa: E402
 from diffusion_lib.data.sources import in_batches  # noqa: E402
-from diffusion_lib.measuring.classifier import Classifier, load_classifier
+from diffusion_lib.measuring.classifier import Classifier, load_classifier  # noqa: E402
 from diffusion_lib.measuring.report import SHIPPED, Reference, real_pictures  # noqa: E402
 
 REAL = {
@@ -30,9 +29,9 @@ REAL = {
     "cats128": ("folder:data/cats128#train", 128),
 }
 SAMPLES = {  # name -> (sampler, steps, weights, how many)
-    "ema": ("dpm_solver_pp", 20, "ema_1", 1200), "raw": ("dpm_solver_pp", 20, "model", 300),
-    "evaluations_5": ("dpm_solver_pp", 5, "ema_1", 300), "evaluations_10": ("dpm_solver_pp", 10, "ema_1", 300),
-    "evaluations_50": ("dpm_solver_pp", 50, "ema_1", 300),
+    "ema": ("dpm_solver_pp", 20, "ema", 1200), "raw": ("dpm_solver_pp", 20, "model", 300),
+    "evaluations_5": ("dpm_solver_pp", 5, "ema", 300), "evaluations_10": ("dpm_solver_pp", 10, "ema", 300),
+    "evaluations_50": ("dpm_solver_pp", 50, "ema", 300),
 }
 
 
@@ -68,11 +67,9 @@ def samples(run: str) -> None:
     network, rows = load_classifier().features, {}
     for name, (sampler, steps, weights, count) in SAMPLES.items():
         model, diffusion, _ = load_model(run, weights)
-        start, parts = time.perf_counter(), []
-        for seeds in tqdm(torch.arange(count).split(100), desc=name, disable=None):
-            pictures = last_step(SAMPLERS[sampler](diffusion, model, (len(seeds), 3, 32, 32), steps=steps, seeds=seeds.tolist())).x_t
-            parts.append(network(pictures))
-        rows[name] = torch.cat(parts).half()
+        start = time.perf_counter()
+        pictures = sample(model, diffusion, count, sampler=sampler, steps=steps, batch_size=100, progress=True)
+        rows[name] = in_batches(network, pictures).half()
         print(f"{name}: {count} samples, {time.perf_counter() - start:.0f} s", flush=True)
         save_file(rows, SHIPPED / "cats32_samples.safetensors")
 

@@ -1,7 +1,11 @@
-"""?"""
+"""Train the small CIFAR-10 classifier that judges and describes pictures (measuring/classifier.py), test it and save it with its card.
+
+    python .ci/train_classifier.py --data folder:data/cifar10/train --test folder:data/cifar10/test --out runs/classifier
+"""
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from diffusion_lib.data.sources import ImageData, in_batches, load_data
-from diffusion_lib.measuring.classifier import ARCHITECTURES, CLASSES
-from diffusion_lib.saving.files import sha256
-from diffusion_lib.training.device import pick_device, probe_autocast
-from diffusion_lib.training.optimizer import MuonAdamW
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion_lib.data.sources import ImageData, in_batches, load_data  # noqa: E402
+from diffusion_lib.measuring.classifier import ARCHITECTURES, CLASSES  # noqa: E402
+from diffusion_lib.saving.files import sha256  # noqa: E402
+from diffusion_lib.training.device import pick_device, probe_autocast  # noqa: E402
+from diffusion_lib.training.optimizer import MuonAdamW  # noqa: E402
 
 # -- training --------------------------------------------------------------------------------------------------------
 
@@ -89,7 +95,7 @@ def save_classifier(path: Path, model: nn.Module, card: dict) -> None:
 
 def main() -> None:
     """Train, test and save a classifier."""
-    parser = argparse.ArgumentParser(prog="python -m diffusion_lib.classifier", description="Train a small CIFAR-10 classifier.")
+    parser = argparse.ArgumentParser(description="Train a small CIFAR-10 classifier.")
     parser.add_argument("--data", default="folder:data/cifar10/train", help="training pictures, class = folder (or cifar10)")
     parser.add_argument("--test", default="folder:data/cifar10/test", help="pictures never trained on")
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="residual")
@@ -104,3 +110,7 @@ def main() -> None:
              "accuracy": {name: round(share, 4) for name, share in zip(test.classes, shares, strict=True)}}
     save_classifier(Path(arguments.out), model, card)
     print(json.dumps(card, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ _EXPORTS = {
     "data.toycats": ("ToyCats",),
     "data.pictures": ("image_grid", "to_pictures"),
     "saving.picture_files": ("animate", "save_grid"),
-    "saving.pretrained": ("load_model", "load_pretrained", "shipped_models"),
+    "saving.pretrained": ("load_model", "load_pretrained", "progress_grids", "shipped_models"),
     "saving.diffusers_format": (
         "from_diffusers_unet", "load_diffusers", "save_diffusers", "to_diffusers_unet",
     ),

@@ -1,6 +1,6 @@
 """A small CIFAR-10 classifier: who says "that is a cat", and the feature space in which pictures are compared.
 
-    python -m diffusion_lib.classifier --data folder:data/cifar10/train --test folder:data/cifar10/test --out classifier
+    python .ci/train_classifier.py --data folder:data/cifar10/train --test folder:data/cifar10/test --out runs/classifier
 
 Distances between sets of pictures (metrics.py) need a description of a picture in a few numbers. The field uses Inception, a network
 of 24 million weights trained on ImageNet at 299 px. Ours has 0.6 million, was trained here on 32 px pictures, and is shipped.
@@ -103,7 +103,7 @@ def load_classifier(path: Path | str = WEIGHTS / "classifier") -> nn.Module:
     path = Path(path)
     weights = path.with_suffix(".safetensors")
     if not weights.exists():
-        raise FileNotFoundError(f"there is no classifier {weights}; train one with python -m diffusion_lib.classifier --out {path}")
+        raise FileNotFoundError(f"there is no classifier {weights}; train one with .ci/train_classifier.py --out {path}")
     try:
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         model = ARCHITECTURES[card["architecture"]](tuple(card["widths"]), card["classes"])

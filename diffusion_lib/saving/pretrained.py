@@ -122,3 +122,15 @@ def load_pretrained(name: str) -> Pretrained:
         raise ValueError(f"{path} is missing or differs from the register; install the library again")
     card = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
     return _rebuild(card["model"], card["diffusion"], load_file(path), path, card)
+
+
+def progress_grids(name: str) -> dict[int, Image.Image]:
+    """Grids of sixteen seeds at moments of a shipped model's training: epoch -> picture (made by .ci/make_progress.py).
+
+    Raises FileNotFoundError, listing the models there are.
+    """
+    files = sorted((WEIGHTS / "progress").glob(f"{name}_[0-9]*.webp"))
+    if not files:
+        known = sorted({path.stem.rpartition("_")[0] for path in (WEIGHTS / "progress").glob("*_[0-9]*.webp")})
+        raise FileNotFoundError(f"there are no grids of {name}'s training; there are those of {', '.join(known) or 'none'}")
+    return {int(path.stem.rpartition("_")[2]): Image.open(path).convert("RGB") for path in files}
