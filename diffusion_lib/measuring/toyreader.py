@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.diffusion import check_finite
 from ..data.toycats import ATTRIBUTES, JITTERS, render
 
 SIZE, SMALL = 32, 16  # larger pictures become SIZE; at SMALL, the search goes less often astray
@@ -77,8 +78,7 @@ def check_readable(images: Tensor) -> None:
                          f"not {tuple(images.shape[2:])}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(f"the reader takes uint8 or float pictures, not {images.dtype}")
-    if images.isnan().any():
-        raise ValueError("the pictures hold NaN; find and remove them (torch.isfinite tells where)")
+    check_finite(images)
 
 
 def _shrink(images: Tensor, size: int) -> Tensor:
