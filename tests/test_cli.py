@@ -143,7 +143,7 @@ def test_shipped_model_is_sampled_by_its_name(tmp_path: Path) -> None:
 
 def test_wrong_input_ends_in_one_line_and_code_2(config: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "toycats32" in fails(capsys, "train", "--config", "nothing")
-    assert "a whole number, at least 1, not 0" in fails(capsys, "train", "--config", config, "--steps", 0, "--out", tmp_path / "a")
+    assert "a whole number, at least 1 (and below 2**63), not 0" in fails(capsys, "train", "--config", config, "--steps", 0, "--out", tmp_path / "a")
     assert "--resume" in fails(capsys, "train", "--config", config, "--out", run)
     assert "no checkpoint" in fails(capsys, "train", "--config", config, "--out", tmp_path / "b", "--resume")
     assert "nowhere" in fails(capsys, "train", "--config", config, "--data", "folder:nowhere", "--out", tmp_path / "c")
