@@ -9,7 +9,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / ".ci"), str(ROOT / "tests" / "benchmarks")]  # programs that tests try
+sys.path[:0] = [str(ROOT / ".ci"), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]  # programs that tests try
 torch.set_num_threads(1)
 
 

@@ -16,7 +16,7 @@ def feature_network(name: str = "classifier") -> Callable[[Tensor], Tensor]:
     """A function from pictures (B, 3, H, W), floats in [-1, 1], to features (B, F), by its name.
 
     "classifier": the shipped one; "inception": what the literature calls FID; "clip"; or the path of a classifier saved by
-    `python -m diffusion_lib.classifier`. Raises FileNotFoundError, with the file that is missing and where to put it.
+    .ci/train_classifier.py. Raises FileNotFoundError, with the file that is missing and where to put it.
     """
     if name == "inception":
         return Inception().features

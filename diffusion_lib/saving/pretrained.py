@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 

@@ -20,9 +20,24 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from test_samplers import PROCESSES, SHAPE, Curved, in_language, largest, noise_as_ours, randn, theirs  # noqa: E402
-from test_schedules import alphas_cumprod, exact_cosine, exact_linear, exact_sigmoid, largest_error  # noqa: E402
-from test_unet import CONFIGURATIONS, pictures, random_unet  # noqa: E402
+from references import (  # noqa: E402  # noqa: E402  # noqa: E402
+    CONFIGURATIONS,
+    PROCESSES,
+    SHAPE,
+    Curved,
+    alphas_cumprod,
+    exact_cosine,
+    exact_linear,
+    exact_sigmoid,
+    in_language,
+    largest,
+    largest_error,
+    noise_as_ours,
+    pictures,
+    randn,
+    random_unet,
+    theirs,
+)
 
 from diffusion_lib.core.diffusion import GaussianDiffusion  # noqa: E402
 from diffusion_lib.core.samplers import Step, ddim, ddpm, dpm_solver_pp  # noqa: E402

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from test_samplers import gaussian_errors, order_errors  # noqa: E402
+from references import gaussian_errors, order_errors  # noqa: E402
 
 from diffusion_lib.core.diffusion import GaussianDiffusion  # noqa: E402
 from diffusion_lib.core.schedules import make_betas  # noqa: E402

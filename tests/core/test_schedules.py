@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr as diffusers_rescale
+from references import alphas_cumprod, exact_cosine, exact_linear, exact_sigmoid, largest_error
 
 from diffusion_lib.core.schedules import (
     cosine_beta_schedule,
@@ -18,43 +19,16 @@ from diffusion_lib.core.schedules import (
 mpmath.mp.dps = 50
 
 
-def alphas_cumprod(betas: torch.Tensor) -> torch.Tensor:
-    return torch.cumprod(1 - betas, dim=0)
 
 
-def largest_error(ours: torch.Tensor, exact: list) -> float:
-    return max(float(abs(mpmath.mpf(a) - b)) for a, b in zip(ours.tolist(), exact, strict=True))
 
 
-def exact_linear(T: int) -> list:
-    first, last = mpmath.mpf(1) / 10 / T, mpmath.mpf(20) / T
-    product, out = mpmath.mpf(1), []
-    for t in range(T):
-        product *= 1 - (first + (last - first) * t / (T - 1))
-        out.append(product)
-    return out
 
 
-def exact_from_curve(curve, T: int) -> list:
-    """ᾱ with each beta = 1 - ᾱ(u + 1/T)/ᾱ(u) capped at 0.999."""
-    values = [curve(mpmath.mpf(t) / T) for t in range(T + 1)]
-    product, out = mpmath.mpf(1), []
-    for t in range(T):
-        product *= 1 - min(1 - values[t + 1] / values[t], mpmath.mpf("0.999"))
-        out.append(product)
-    return out
 
 
-def exact_cosine(T: int) -> list:
-    s = mpmath.mpf("0.008")
-    return exact_from_curve(lambda u: mpmath.cos((u + s) / (1 + s) * mpmath.pi / 2) ** 2, T)
 
 
-def exact_sigmoid(T: int) -> list:
-    def sigmoid(x):
-        return 1 / (1 + mpmath.exp(-x))
-
-    return exact_from_curve(lambda u: (sigmoid(3) - sigmoid(-3 + 6 * u)) / (sigmoid(3) - sigmoid(-3)), T)
 
 
 @pytest.mark.parametrize("T", [50, 1000, 4000])

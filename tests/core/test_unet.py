@@ -5,44 +5,11 @@ import json
 
 import pytest
 import torch
+from references import CONFIGURATIONS, DDPM_CIFAR10, SMALL, pictures, random_unet
 from torch.nn import functional as F
 
 from diffusion_lib.core.unet import TimeEmbedding, UNet
 from diffusion_lib.saving.diffusers_format import to_diffusers_unet
-
-# The settings of google/ddpm-cifar10-32, a published model: the original network of DDPM.
-DDPM_CIFAR10 = dict(
-    image_size=32, channels=128, channel_mults=(1, 2, 2, 2), blocks_per_level=2, attention=(False, True, False, False),
-    norm_num_groups=32, norm_eps=1e-6, attention_head_dim=None, flip_sin_to_cos=False, freq_shift=1,
-    downsample_padding=0,
-)
-SMALL = dict(image_size=16, channels=16)
-CONFIGURATIONS = {
-    "default": {},
-    "google/ddpm-cifar10-32": DDPM_CIFAR10,
-    "10 classes, heads of 8": dict(channels=32, num_classes=10, attention_head_dim=8, attention=(False, True, True)),
-    "patch 2": dict(channels=32, patch_size=2, channel_mults=(1, 2), attention=(True, True), blocks_per_level=2),
-    "one channel in, two out, one level": dict(
-        **SMALL, in_channels=1, out_channels=2, channel_mults=(1,), attention=(False,)
-    ),
-}  # fmt: skip
-
-
-def random_unet(seed: int = 0, **settings) -> UNet:
-    """A UNet in which nothing is zero or one, so that no part of it can hide."""
-    torch.manual_seed(seed)
-    model = UNet(**settings)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.normal_(std=0.3 if p.ndim == 1 else p[0].numel() ** -0.5)
-            if "norm" in name and name.endswith("weight"):
-                p.add_(1)
-    return model.eval()
-
-
-def pictures(model: UNet, batch: int = 2) -> torch.Tensor:
-    shape = (batch, model.in_channels, model.image_size, model.image_size)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from references import CONFIGURATIONS, DDPM_CIFAR10, SMALL, pictures, random_unet
 from safetensors.torch import load_file, save_file
-from test_unet import CONFIGURATIONS, DDPM_CIFAR10, SMALL, pictures, random_unet
 from torch.nn import functional as F
 
 from diffusion_lib.core.diffusion import GaussianDiffusion

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from references import SMALL, random_unet
 from safetensors.torch import load_file, save_file
-from test_unet import SMALL, random_unet
 
 from diffusion_lib.core.diffusion import GaussianDiffusion
 from diffusion_lib.core.schedules import make_betas
