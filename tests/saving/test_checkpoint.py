@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, whatever happens; and one clear line for everything that is not one."""
 
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -53,7 +54,7 @@ def save(run: Path, step: int, seed: int = 0) -> Path:
     weights = three_unets(seed)
     optimizer = {"state": {0: {"exp_avg": torch.full((3, 2), float(seed))}}, "param_groups": [{"lr": 0.1}]}
     diffusion = GaussianDiffusion(cosine_beta_schedule(20), prediction="v")
-    state = {"step": step, "model": weights["model"].config, "diffusion": diffusion.state_dict(), "seed": seed}
+    state = {"step": step, "model": dataclasses.asdict(weights["model"].config), "diffusion": diffusion.state_dict(), "seed": seed}
     return save_checkpoint(run / "checkpoints" / f"step_{step:08d}", weights, optimizer, state)
 
 
@@ -429,7 +430,7 @@ def test_what_really_ships_is_whole_and_has_a_full_card() -> None:
     assert "toycats32" in names
     files = {f"{name}.{ending}" for name in names for ending in ("json", "safetensors")}
     assert {path.name for path in pretrained.WEIGHTS.iterdir()} == {
-        "register.json", "classifier.json", "classifier.safetensors", "references", *files}
+        "register.json", "classifier.json", "classifier.safetensors", "references", "progress", *files}
     for name in names:
         model, diffusion, card = pretrained.load_pretrained(name)
         assert all(torch.isfinite(p).all() for p in model.parameters())
@@ -467,5 +468,5 @@ def test_what_has_no_like_stays_new_and_is_named() -> None:
 
 def test_too_different_a_network_is_refused(refuses: Callable) -> None:
     for changes in ({"channels": 16}, {"channel_mults": (1, 4)}):
-        with refuses(ValueError, "% of this network's weights", "'channels': 8"):
+        with refuses(ValueError, "% of this network's weights", "channels=8"):
             start_from(tiny_unet(1, **changes), tiny_unet(2))
