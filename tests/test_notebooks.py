@@ -166,7 +166,7 @@ def good() -> NotebookNode:
     """Seven cells that no guard minds."""
     view = new_output("execute_result", data={VIEW: {"model_id": "abc1"}, "text/plain": "Slider over t"}, execution_count=3)
     notebook = new_notebook(cells=[
-        new_markdown_cell("# 1 · A test\n\nSee [the library](../diffusion_lib/unet.py), [this](#below), <https://example.org/usr/guide>."),
+        new_markdown_cell("# 1 · A test\n\nSee [the library](../diffusion_lib/core/unet.py), [this](#below), <https://example.org/usr/guide>."),
         new_code_cell("1 + 1", execution_count=1, outputs=[new_output("execute_result", data={"text/plain": "2"}, execution_count=1)]),
         new_code_cell("show()", execution_count=2, outputs=[picture(**{"image/png": {"alt": "A photograph of a cat"}})]),
         new_code_cell("slider", execution_count=3, outputs=[view]),

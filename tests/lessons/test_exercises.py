@@ -7,14 +7,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import make_class
 import pytest
 import torch
 
-from diffusion_lib.lessons.checker import CHECKERS, check
+from diffusion_lib.lessons.checker import CHECKERS
+from diffusion_lib.lessons.exercises import check
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-import make_class  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def exercises() -> list[tuple[str, str, str, str]]:

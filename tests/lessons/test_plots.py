@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lib.data.pictures import image_grid
+from diffusion_lib.data.pictures import encode, image_grid
 from diffusion_lib.lessons import plots
 from diffusion_lib.lessons.plots import figure, plot_curves, plot_loss, running_mean, show, show_images
 
@@ -44,7 +44,7 @@ def test_show_says_in_words_what_it_shows(displayed) -> None:
 
 
 def test_show_takes_bytes_as_they_are_and_figures(displayed) -> None:
-    content = plots.encode(image_grid(torch.zeros(1, 3, 8, 8)))
+    content = encode(image_grid(torch.zeros(1, 3, 8, 8)))
     show(content, alt="bytes")
     show(plot_curves({"a": [1, 2]}, xlabel="x", ylabel="y", width=3, height=2), alt="figure")
     assert displayed[0][0]["image/png"] == content
@@ -57,7 +57,7 @@ def test_a_large_sheet_becomes_small_and_stays_true(displayed) -> None:
     sheet = image_grid(noise)
     show(sheet, alt="noise")
     content = displayed[0][0]["image/png"]
-    assert len(content) < 0.5 * len(plots.encode(sheet))
+    assert len(content) < 0.5 * len(encode(sheet))
     error = np.abs(opened(io.BytesIO(content)).astype(float) - np.asarray(sheet))
     assert error.mean() < 20, error.mean()
 
