@@ -206,8 +206,8 @@ def check_step(t: Tensor, t_prev: Tensor | None, T: int) -> tuple[Tensor, Tensor
     return t, t_prev
 
 
-def check_finite(pictures: Tensor, what: str = "the pictures") -> None:
-    """Raises ValueError where pictures hold NaN or infinite pixels."""
+def check_finite(pictures: Tensor, what: str = "the pictures", of: str = "pixels") -> None:
+    """Raises ValueError where pictures hold NaN or infinite pixels (or features have such numbers)."""
     if not torch.isfinite(pictures).all():
-        raise ValueError(f"{what} hold NaN or infinite pixels; "
+        raise ValueError(f"{what} hold NaN or infinite {of}; "
                          "find and remove them (torch.isfinite tells where)")

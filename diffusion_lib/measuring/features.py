@@ -1,4 +1,4 @@
-"""Networks that describe pictures in a few numbers."""
+"""Networks that describe pictures in a few numbers: our classifier, Inception, CLIP."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,50 +8,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.sources import to_uint8
+from ..saving.files import sha256
 from .classifier import load_classifier
 
-# -- networks that describe pictures -----------------------------------------------------------------------------------
+INCEPTION = "6726825d"  # how the sha256 of its weights begins
+
 
 def feature_network(name: str = "classifier") -> Callable[[Tensor], Tensor]:
     """A function from pictures (B, 3, H, W), floats in [-1, 1], to features (B, F), by its name.
 
-    "classifier": the shipped one; "inception": what the literature calls FID; "clip"; or the path of a classifier saved by
-    .ci/train_classifier.py. Raises FileNotFoundError, with the file that is missing and where to put it.
+    "classifier": the shipped one; "inception": what the literature calls FID; "clip"; or the path
+    of a classifier saved by .ci/train_classifier.py. Raises FileNotFoundError, with the file that
+    is missing and where to put it.
     """
-    if name == "inception":
-        return Inception().features
-    if name == "clip":
-        return Clip().features
+    if name in ("inception", "clip"):
+        return (Inception() if name == "inception" else Clip()).features
     return (load_classifier() if name == "classifier" else load_classifier(name)).features
 
 
 class Inception:
-    """Inception's last 2,048 features, as the literature's FID has them (through torch-fidelity's port of its weights).
+    """Inception's last 2,048 features, as the literature's FID has them (torch-fidelity's port).
 
-    network: takes uint8 pictures and returns a tuple whose first entry is (B, F); loaded, or downloaded once, if left out.
+    network: takes uint8 pictures and returns a tuple whose first entry is (B, F); loaded, or
+    downloaded once, if left out.
     """
 
     def __init__(self, network: Callable | None = None):
-        self.network = network or self._load()
-
-    @staticmethod
-    def _load() -> Callable:
-        try:
-            from torch_fidelity import feature_extractor_inceptionv3 as port
-        except ImportError as error:
-            raise ImportError("Inception's features need torch-fidelity; pip install torch-fidelity") from error
-        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(port.URL_INCEPTION_V3).name
-        if not place.exists():
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(port.URL_INCEPTION_V3, str(place), hash_prefix="6726825d", progress=False)
-            except (OSError, RuntimeError) as error:
-                raise FileNotFoundError(f"Inception's weights are not on this machine and could not be downloaded; "
-                                        f"put {place.name} into {place.parent}") from error
-        from ..saving.files import sha256
-        if not sha256(place).startswith("6726825d"):                      # it is unpickled below: only if it is the file we mean
-            raise ValueError(f"{place} is not Inception's weights (its sha256 differs); remove it")
-        return port.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(place))
+        self.network = network or _load_inception()
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
@@ -59,37 +42,47 @@ class Inception:
         return self.network(to_uint8(pictures))[0]
 
 
-class Clip:
-    """CLIP's picture features (Radford et al. 2021), each of length 1, so that a product of two is their similarity.
+def _load_inception() -> Callable:
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3 as port
+    except ImportError as error:
+        raise ImportError("Inception's features need torch-fidelity; "
+                          "pip install torch-fidelity") from error
+    url, folder = port.URL_INCEPTION_V3, Path(torch.hub.get_dir()) / "checkpoints"
+    if not (place := folder / Path(url).name).exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(place), hash_prefix=INCEPTION, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise _missing("Inception", place.name, folder) from error
+    if not sha256(place).startswith(INCEPTION):  # it is unpickled below: only the file we mean
+        raise ValueError(f"{place} is not Inception's weights (its sha256 differs); remove it")
+    return port.FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(place))
 
-    model: transformers' CLIPModel or one with its interface; openai/clip-vit-base-patch32 from disk or downloaded once if left out.
+
+class Clip:
+    """CLIP's features (Radford et al. 2021), of length 1: a product of two is their similarity.
+
+    model: transformers' CLIPModel or one with its interface; openai/clip-vit-base-patch32 from
+    disk, or downloaded once, if left out.
     """
 
     MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(self, model: nn.Module | None = None, tokenizer: Callable | None = None, name: str = "openai/clip-vit-base-patch32"):
-        self.model, self.tokenizer, self.name = model or self._load(name), tokenizer, name
-
-    @staticmethod
-    def _load(name: str) -> nn.Module:
-        try:
-            from transformers import CLIPModel
-        except ImportError as error:
-            raise ImportError("CLIP's features need transformers; pip install transformers") from error
-        try:
-            return CLIPModel.from_pretrained(name, use_safetensors=True).eval()
-        except (OSError, ValueError) as error:
-            from huggingface_hub.constants import HF_HUB_CACHE
-            folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-            raise FileNotFoundError(f"CLIP's weights are not on this machine and could not be downloaded; "
-                                    f"put model.safetensors and config.json of {name} into {folder}") from error
+    def __init__(
+        self, model: nn.Module | None = None, tokenizer: Callable | None = None,
+        name: str = "openai/clip-vit-base-patch32",
+    ):
+        self.model, self.tokenizer, self.name = model or _load_clip(name), tokenizer, name
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
         """Features (B, F) of pictures (B, 3, H, W), floats in [-1, 1]."""
         size = self.model.config.vision_config.image_size
-        pixels = F.interpolate(pictures.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1).add(1).div(2)
-        mean, std = (torch.tensor(values)[:, None, None].to(pixels) for values in (self.MEAN, self.STD))
+        pixels = F.interpolate(pictures.float(), (size, size), mode="bicubic", antialias=True)
+        pixels = pixels.clamp(-1, 1).add(1).div(2)
+        mean, std = (torch.tensor(v)[:, None, None].to(pixels) for v in (self.MEAN, self.STD))
         rows = self.model.get_image_features(pixel_values=(pixels - mean) / std)
         return F.normalize(getattr(rows, "pooler_output", rows), dim=1)
 
@@ -99,5 +92,24 @@ class Clip:
         if self.tokenizer is None:
             from transformers import CLIPTokenizer
             self.tokenizer = CLIPTokenizer.from_pretrained(self.name)
-        rows = self.model.get_text_features(**self.tokenizer(prompts, padding=True, return_tensors="pt"))
+        words = self.tokenizer(prompts, padding=True, return_tensors="pt")
+        rows = self.model.get_text_features(**words)
         return F.normalize(getattr(rows, "pooler_output", rows), dim=1)
+
+
+def _load_clip(name: str) -> nn.Module:
+    try:
+        from transformers import CLIPModel
+    except ImportError as error:
+        raise ImportError("CLIP's features need transformers; pip install transformers") from error
+    try:
+        return CLIPModel.from_pretrained(name, use_safetensors=True).eval()
+    except (OSError, ValueError) as error:
+        from huggingface_hub.constants import HF_HUB_CACHE
+        folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+        raise _missing("CLIP", f"model.safetensors and config.json of {name}", folder) from error
+
+
+def _missing(network: str, files: str, folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(f"{network}'s weights are not on this machine and could not be "
+                             f"downloaded; put {files} into {folder}")
