@@ -1,259 +1,89 @@
 """The command line: `python -m diffusion_lib train | sample | evaluate | export`.
 
-    python -m diffusion_lib train --config toycats32 [--data folder:PATH] [--steps N] [--seed 0] [--out DIR] [--resume]
-                                  [--PART.NAME VALUE …] [--print_config]
-    python -m diffusion_lib sample CHECKPOINT --n 64 --seed 0 [--sampler ddim] [--steps 50] [--out DIR] [--grid FILE.png]
+    python -m diffusion_lib train --config toycats32 [--data folder:PATH] [--steps N] [--out DIR]
+                                  [--resume] [--PART.NAME VALUE …] [--print_config]
+    python -m diffusion_lib sample CHECKPOINT --n 64 [--steps 50] [--out DIR] [--grid FILE.png]
     python -m diffusion_lib evaluate CHECKPOINT --data folder:PATH [--n 1000] [--json FILE]
     python -m diffusion_lib export CHECKPOINT --to diffusers --out DIR [--class CAT]
 
-Exit code 0 on success, 2 with one line on standard error for wrong input, 1 with one line for anything else.
+Exit code 0 on success, 2 with one line on standard error for wrong input, 1 with one line for
+anything else. What needs torch is imported where it is used (`lib` does so), so --help is quick.
 """
 
 import argparse
 import importlib.util
 import json
-import os
 import sys
+import tempfile
 import traceback
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import torch
-from PIL import Image
-from torch import Tensor
+lib = sys.modules[__package__]  # its flat names are loaded when they are first used
 
-from .core.guidance import guided
-from .core.samplers import SAMPLERS, Step
-from .core.samplers import sample as draw_samples
-from .core.unet import UNet
-from .data.folders import shown
-from .data.sources import ImageData, load_data, to_uint8
-from .saving.pretrained import Pretrained, load_model, start_from
-from .training.callbacks import SampleGrid
-from .training.config import RunConfig, as_yaml, did_you_mean, override, read_config, resolve
-from .training.device import pick_device
-from .training.run_folder import CsvLog
-from .training.trainer import Trainer
+# -- the flags: name, default (a type: there is none; ...: must be given), what it is for --------
 
-SHORT = ("steps", "seed", "batch_size", "learning_rate", "sample_every")  # train's settings with flags of their own
-
-
-# -- train ------------------------------------------------------------------------------------------
-
-
-def settings(arguments: argparse.Namespace) -> RunConfig:
-    """The config file, with what the command line changes in it. Raises ValueError for what does not exist."""
-    config = read_config(arguments.config)
-    for name in ("data", "init", *SHORT):
-        if (value := getattr(arguments, name)) is not None:
-            config = override(config, f"train.{name}" if name in SHORT else name, value)
-    for setting, value in arguments.changes:
-        config = override(config, setting, value)
-    return resolve(config, arguments.config)
-
-
-def train(arguments: argparse.Namespace) -> None:
-    """Train a model as a config says, command-line flags winning over it."""
-    config = settings(arguments)
-    if arguments.print_config:
-        print(as_yaml(config), end="")
-        return
-    diffusion = config.diffusion.build()
-    torch.manual_seed(config.train.seed)  # the weights the network starts from
-    model = UNet(**config.model.model_dump())
-    out = Path(arguments.out or f"runs/{Path(arguments.config).stem}")
-    check_folder(out, "--out")
-    if not arguments.resume and any((out / "checkpoints").glob("step_*")):
-        raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
-    if config.init and not arguments.resume:
-        new = start_from(model, load_model(config.init).model)
-        left = f", all but {len(new)} (first: {new[0]})" if new else ""
-        print(f"starting from the weights of {shown(config.init)}{left}", flush=True)
-    data = load_data(config.data, model.image_size, channels=model.in_channels)
-    names = class_names(data, model)
-    notes = {"config.yaml": (f"# classes: {names}\n" if names else "") + as_yaml(config)}
-    if data.skipped:
-        notes["skipped.txt"] = "\n".join(data.skipped) + "\n"
-    grid = SampleGrid(config.train.sample_every)
-    trainer = Trainer(model, diffusion, data, config.train, out=out, callbacks=[grid], notes=notes)
-    trainer.origin = config.model_dump(mode="json")
-    if arguments.resume:
-        trainer.resume(allow_changes=arguments.allow_changes)
-    if not trainer.ranks.rank:
-        size = sum(p.numel() for p in model.parameters()) / 1e6
-        print(f"{len(data.images):,} pictures of {shown(trainer.data_name)}; {size:.1f}M weights; "
-              f"{trainer.ranks.count} x {trainer.device.type}, {trainer.precision}; "
-              f"step {trainer.step:,} to {config.train.steps:,}; writing {shown(out)}", flush=True)
-        if names:
-            print(f"classes: {names}", flush=True)
-    trainer.fit()
-    if not trainer.ranks.rank and importlib.util.find_spec("matplotlib"):  # drawing is an extra
-        plot_log(out)
-
-
-def class_names(data: ImageData, model: UNet) -> str:
-    """"0 cat, 1 dog", or "" for a network without classes. Warns where it has more classes than the data."""
-    if not model.num_classes:
-        return ""
-    if len(data.classes) != model.num_classes:
-        warnings.warn(f"the network has {model.num_classes} classes, {data.name} has {len(data.classes)}; "
-                      f"--model.num_classes {len(data.classes)} makes them equal", stacklevel=2)
-    return ", ".join(f"{i} {name}" for i, name in enumerate(data.classes))
-
-
-def plot_log(run: Path) -> None:
-    """The loss of a run's log.csv, as loss.png beside it."""
-    from .lessons.plots import plot_curves, running_mean
-
-    log = CsvLog.read(run / "log.csv")
-    steps, losses = ([float(row[column]) for row in log] for column in ("step", "loss"))
-    curve = plot_curves({"loss": (steps, running_mean(losses, 50))}, xlabel="training step", logy=True,
-                        ylabel="loss (mean of the last 50 rows of log.csv)")
-    curve.savefig(run / "loss.png", dpi=100)
-
-
-# -- sample, evaluate, export -----------------------------------------------------------------------
-
-
-def draw(arguments: argparse.Namespace, trained: Pretrained, guidance: float | None,
-         on_step: Callable[[Step, int], None] | None = None) -> Tensor:
-    """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on. guidance: None draws without a class."""
-    for flag, number in (("--n", arguments.n), ("--batch-size", arguments.batch_size)):
-        if number < 1:
-            raise ValueError(f"{flag} must be at least 1, not {number}")
-    network = trained.model.to(pick_device(arguments.device))
-    label = class_number(arguments.label, trained)
-    if label is not None and guidance is not None:
-        network = guided(network, label, guidance)
-    elif label is None and arguments.guidance != 1.0:
-        raise ValueError(f"--guidance {arguments.guidance} needs --class K: there is nothing else to be guided to")
-    return to_uint8(draw_samples(
-        network, trained.diffusion, arguments.n, sampler=arguments.sampler, steps=arguments.steps,
-        seed=arguments.seed, batch_size=arguments.batch_size, spacing=arguments.spacing, on_step=on_step,
-        progress=sys.stderr.isatty()))
-
-
-def class_number(asked: str | None, trained: Pretrained) -> int | None:
-    """The class that `--class` means: a number, or a name that the model knows. Raises ValueError that lists them."""
-    if asked is None:
-        return None
-    if asked.isdecimal():
-        return int(asked)
-    names = trained.info.get("data", {}).get("classes") or []
-    if asked not in names:
-        count = trained.model.num_classes
-        known = ", ".join(names) if names else f"no names; give a number, 0 to {count - 1}" if count else "no classes"
-        raise ValueError(f"there is no class {asked!r}{did_you_mean(asked, names) if names else f': the model has {known}'}")
-    return names.index(asked)
-
-
-def sample(arguments: argparse.Namespace) -> None:
-    """Draw pictures, one a seed."""
-    from .data.pictures import image_grid
-    from .saving.picture_files import ANIMATIONS, GRIDS, animate, check_name, save_grid
-
-    if not (arguments.out or arguments.grid or arguments.animation):
-        raise ValueError("nothing to write: give --out DIR for one PNG a sample, --grid FILE.png for all in one, "
-                         "or --animation FILE.gif")
-    for flag, path, endings in (("--grid", arguments.grid, GRIDS), ("--animation", arguments.animation, ANIMATIONS)):
-        if path:
-            check_file(check_name(path, endings), flag)
-    if arguments.out:
-        check_folder(Path(arguments.out), "--out")
-    for flag, number in (("--columns", arguments.columns), ("--scale", arguments.scale)):
-        if number is not None and number < 1:
-            raise ValueError(f"{flag} must be at least 1, not {number}")
-    frames = []
-
-    def keep(step: Step, first_seed: int) -> None:
-        if arguments.animation and first_seed == arguments.seed:
-            frames.append(to_uint8(step.x_t.cpu().clamp(-1, 1)))
-
-    pictures = draw(arguments, load_model(arguments.checkpoint), arguments.guidance, keep)
-    if arguments.out:
-        Path(arguments.out).mkdir(parents=True, exist_ok=True)
-        for seed, picture in enumerate(pictures, arguments.seed):
-            pixels = picture.permute(1, 2, 0).squeeze(2) if len(picture) == 1 else picture.permute(1, 2, 0)
-            Image.fromarray(pixels.numpy()).save(Path(arguments.out) / f"{seed:05d}.png")
-    if arguments.grid:
-        save_grid(pictures, arguments.grid, arguments.columns, arguments.scale)
-    if arguments.animation:
-        animate([image_grid(frame, arguments.columns) for frame in frames], arguments.animation, scale=arguments.scale)
-    written = " and ".join(shown(p) for p in (arguments.out, arguments.grid, arguments.animation) if p)
-    print(f"{arguments.n} pictures, seeds {arguments.seed} to {arguments.seed + arguments.n - 1}, "
-          f"{arguments.sampler}, {arguments.steps} steps: {written}")
-
-
-def evaluate(arguments: argparse.Namespace) -> None:
-    """Measure samples of a model against real pictures."""
-    from .measuring.classifier import CLASSES, load_classifier
-    from .measuring.report import Reference, real_pictures
-    from .measuring.report import evaluate as measure
-
-    if arguments.n < 20:
-        raise ValueError(f"--n is {arguments.n}; intervals need at least 20 samples, better 1,000")
-    if arguments.called not in CLASSES:
-        raise ValueError(f"--called {arguments.called!r}: the classifier knows {', '.join(CLASSES)}")
-    if arguments.json:
-        check_file(Path(arguments.json), "--json")
-    judge, wanted = load_classifier(*filter(None, [arguments.judge])), CLASSES.index(arguments.called)
-    trained = load_model(arguments.checkpoint)
-    if arguments.data.startswith("reference:"):
-        reference = Reference.load(arguments.data.removeprefix("reference:"))
-    else:
-        model = trained.model
-        real = real_pictures(arguments.data, arguments.held_out, model.image_size, model.in_channels)
-        reference = Reference.of(*real, name=arguments.data, features=arguments.features, judge=judge, label=wanted)
-    samples = draw(arguments, trained, arguments.guidance)
-    control = draw(arguments, trained, None) if arguments.label is not None else None
-    measures = measure(samples, reference, n=arguments.n, judge=judge, label=wanted, control=control)
-    if arguments.json:  # before the words: nothing computed is lost
-        told = {name: getattr(arguments, name) for name in ("checkpoint", "sampler", "steps", "spacing", "seed")}
-        told |= {"reference": reference.name, "features": reference.features, "judge": judge.card,
-                 "controls": reference.verdicts, "measures": [measure._asdict() for measure in measures]}
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(f"{arguments.n} samples of {shown(arguments.checkpoint)}, seeds from {arguments.seed}, {arguments.sampler}, "
-          f"{arguments.steps} steps; reference {shown(reference.name)}: {len(reference.train)} pictures, "
-          f"{len(reference.held_out)} held out; features: {reference.features}")
-    print(*measures, sep="\n")
-
-
-def export(arguments: argparse.Namespace) -> None:
-    """Write a model in diffusers' format."""
-    from .saving.diffusers_format import save_diffusers
-
-    trained = load_model(arguments.checkpoint)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        save_diffusers(trained.model, trained.diffusion, arguments.out, label=class_number(arguments.label, trained))
-    for warning in caught:
-        print(warning.message)
-    print(f"written to {shown(arguments.out)}")
-
-
-# -- what is refused before the work ----------------------------------------------------------------
-
-
-def check_folder(path: Path, flag: str) -> None:
-    """Raises ValueError where a folder cannot be made or written to."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{flag} {shown(path)} is a file, not a folder; choose another name")
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"{flag} {shown(path)} cannot be made: {shown(there)} is no folder that may be written to")
-
-
-def check_file(path: Path, flag: str) -> None:
-    """Raises ValueError where a file cannot be written."""
-    if path.is_dir():
-        raise ValueError(f"{flag} {shown(path)} is a folder; give the name of a file")
-    check_folder(path.absolute().parent, flag)
-
-
-# -- the flags ----------------------------------------------------------------------------------------
+CHECKPOINT = ("checkpoint", str, "run folder, a file in it, a diffusers folder, or a shipped model")
+CLASS = ("--class", str, "class to ask for, its name or number (class-conditional models)")
+DRAWING = (
+    CHECKPOINT, CLASS,
+    ("--seed", 0, "seed of the first picture; the others follow"),
+    ("--spacing", 1.0, "above 1: timesteps closer together where little noise is left (try 1.5)"),
+    ("--guidance", 1.0, "guidance scale: 0 ignores the class, 1 asks, more insists"),
+    ("--batch-size", 64, "pictures drawn at once"),
+    ("--device", "auto", "auto, cpu, mps, cuda or cuda:N"),
+)
+SHORT = (  # settings of train with flags of their own
+    ("--data", str, "toycats, cifar10[:cat,dog], oxford_cats or folder:PATH (the config's)"),
+    ("--init", str, "checkpoint whose weights it starts from, where they fit (fine-tuning)"),
+    ("--steps", int, "optimiser steps of the whole run"),
+    ("--seed", int, "of the weights it starts from and of all that is drawn"),
+    ("--batch-size", int, "pictures a step, over all devices"),
+    ("--learning-rate", float, "at its highest"),
+    ("--sample-every", int, "steps between grids of samples in the run folder"),
+)
+FLAGS = {
+    "train": (
+        *SHORT,
+        ("--config", ..., "a config that ships (toycats32) or the path of a .yaml file"),
+        ("--out", str, "run folder (runs/CONFIG)"),
+        ("--resume", False, "go on from the run folder's newest checkpoint"),
+        ("--allow-changes", False, "resume with other pictures or settings than it began with"),
+        ("--print_config --print-config", False, "print the whole config, and train nothing"),
+    ),
+    "sample": (
+        *DRAWING,
+        ("--sampler", "ddim", "ddim, ddpm, dpm_solver_pp or heun"),
+        ("--steps", 50, "network evaluations a picture, about"),
+        ("--n", 64, "number of pictures"),
+        ("--out", str, "folder for one PNG a sample, named by its seed"),
+        ("--grid", str, "one PNG with all samples"),
+        ("--animation", str, ".gif or .webp: the first batch on its way from noise to pictures"),
+        ("--columns", int, "pictures in a row of the grid (as many as there are rows)"),
+        ("--scale", 1, "screen pixels per picture pixel in the grid"),
+    ),
+    "evaluate": (
+        *DRAWING,
+        ("--sampler", "dpm_solver_pp", "ddim, ddpm, dpm_solver_pp (quickest) or heun"),
+        ("--steps", 20, "network evaluations a picture, about"),
+        ("--data", ..., "real pictures: folder:PATH, another source, or reference:cats32"),
+        ("--held-out", str, "others (#held_out beside #train, test/ beside train/)"),
+        ("--n", 1000, "number of samples"),
+        ("--features", "classifier", "classifier (shipped), inception, clip, or a path"),
+        ("--judge", str, "path of the classifier that says what is a cat (the shipped one)"),
+        ("--called", "cat", "the class that samples should show"),
+        ("--json", str, "write the measures here as well"),
+    ),
+    "export": (
+        CHECKPOINT, CLASS,
+        ("--to", "diffusers", "diffusers: a folder"),
+        ("--out", ..., "the folder to write"),
+    ),
+}
+TRACEBACK = ("--traceback", False, "show where in the code an error arose")
 
 
 class Parser(argparse.ArgumentParser):
@@ -264,83 +94,293 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; {self.prog} --help lists what there is")
 
 
-def drawing(sampler: str, steps: int) -> argparse.ArgumentParser:
-    """The flags that sample and evaluate share."""
-    p = Parser(add_help=False)
-    p.add_argument("checkpoint", help="a run folder, a file in it, or a shipped model (toycats32)")
-    p.add_argument("--seed", type=int, default=0, help="seed of the first picture; the others follow")
-    p.add_argument("--sampler", choices=sorted(SAMPLERS), default=sampler)
-    p.add_argument("--steps", type=int, default=steps)
-    p.add_argument("--spacing", type=float, default=1.0, help="above 1: timesteps closer together where little noise is left (try 1.5)")
-    p.add_argument("--class", dest="label", help="class to ask for, its name or number (class-conditional models)")
-    p.add_argument("--guidance", type=float, default=1.0, help="guidance scale: 0 ignores the class, 1 asks, more insists")
-    p.add_argument("--batch-size", type=int, default=64)
-    p.add_argument("--device", default="auto")
-    return p
-
-
 def parser() -> argparse.ArgumentParser:
     """All flags of all commands."""
-    top = Parser(prog="python -m diffusion_lib", description="Train diffusion models and draw with them.")
+    top = Parser(prog="python -m diffusion_lib",
+                 description="Train diffusion models and draw with them.")
     commands = top.add_subparsers(required=True, metavar="train | sample | evaluate | export")
-
-    p = commands.add_parser("train", help="train a model as a config says")
-    p.add_argument("--config", required=True, help="a config that ships (toycats32) or the path of a .yaml file")
-    p.add_argument("--data", help="toycats, cifar10[:cat,dog], oxford_cats or folder:PATH; left out, the config's")
-    p.add_argument("--init", metavar="CHECKPOINT", help="start from its weights, where they fit, instead of chance (fine-tuning)")
-    p.add_argument("--steps", type=int, help="optimiser steps of the whole run")
-    p.add_argument("--seed", type=int)
-    p.add_argument("--batch-size", type=int, help="pictures a step, over all devices")
-    p.add_argument("--learning-rate", type=float)
-    p.add_argument("--sample-every", type=int, help="steps between grids of samples in the run folder")
-    p.add_argument("--out", help="run folder (runs/CONFIG)")
-    p.add_argument("--resume", action="store_true", help="go on from the run folder's newest checkpoint")
-    p.add_argument("--allow-changes", action="store_true", help="resume with other pictures or settings than the run began with")
-    p.add_argument("--print_config", "--print-config", action="store_true", help="print the whole config, and train nothing")
-    p.epilog = "Any other setting: --PART.NAME VALUE, as in --model.channels 48 or --train.weighting min_snr; --print_config shows all."
-    p.set_defaults(run=train, command=p)
-
-    p = commands.add_parser("sample", help="draw pictures", parents=[drawing("ddim", 50)])
-    p.add_argument("--n", type=int, default=64, help="number of pictures")
-    p.add_argument("--out", help="folder for one PNG a sample, named by its seed")
-    p.add_argument("--grid", help="one PNG with all samples")
-    p.add_argument("--animation", help=".gif or .webp: the first batch on its way from noise to pictures")
-    p.add_argument("--columns", type=int, help="pictures in a row of the grid (as many as there are rows)")
-    p.add_argument("--scale", type=int, default=1, help="screen pixels per picture pixel in the grid")
-    p.set_defaults(run=sample, command=p)
-
-    p = commands.add_parser("evaluate", help="measure samples against real pictures",
-                            parents=[drawing("dpm_solver_pp", 20)])  # a thousand samples: the quickest that is good
-    p.add_argument("--data", required=True, help="the real pictures: folder:PATH, another source of train's, or reference:cats32 (shipped)")
-    p.add_argument("--held-out", help="real pictures never trained on; left out: #held_out beside #train, test/ beside train/")
-    p.add_argument("--n", type=int, default=1000, help="number of samples")
-    p.add_argument("--features", default="classifier", help="classifier (shipped), inception, clip, or a classifier's path")
-    p.add_argument("--judge", help="path of the classifier that says what is a cat (the shipped one)")
-    p.add_argument("--called", default="cat", help="the class that samples should show")
-    p.add_argument("--json", help="write the measures here as well")
-    p.set_defaults(run=evaluate, command=p)
-
-    p = commands.add_parser("export", help="write a model for diffusers")
-    p.add_argument("checkpoint")
-    p.add_argument("--to", choices=["diffusers"], default="diffusers", help="diffusers: a folder")
-    p.add_argument("--out", required=True)
-    p.add_argument("--class", dest="label", help="fold this class, its name or number, into the weights")
-    p.set_defaults(run=export, command=p)
+    for run in (train, sample, evaluate, export):
+        p = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        for name, value, told in (*FLAGS[run.__name__], TRACEBACK):
+            if value is False:
+                how: dict = {"action": "store_true"}
+            elif value is ...:
+                how = {"required": True}
+            elif isinstance(value, type):
+                how = {"type": value}
+            else:
+                how = {"type": type(value), "default": value}
+            p.add_argument(*name.split(), help=told, **how)
+        p.set_defaults(run=run, command=p)
+        if run is train:
+            p.epilog = ("Any other setting: --PART.NAME VALUE, as in --model.channels 48 or "
+                        "--train.weighting min_snr; --print_config shows all.")
     return top
 
 
 def changes(words: Sequence[str], command: argparse.ArgumentParser) -> list[tuple[str, str]]:
-    """(setting, value) from `--PART.NAME VALUE` or `--PART.NAME=VALUE`. Raises ValueError for anything else."""
+    """(setting, value) of each `--PART.NAME VALUE` or `--PART.NAME=VALUE`; ValueError for more."""
     found, words = [], list(words)
     while words:
         word = words.pop(0)
         setting, equals, value = word.removeprefix("--").partition("=")
-        if command.get_default("run") is not train or not word.startswith("--") or "." not in setting:
-            raise ValueError(f"there is no flag {word!r}{did_you_mean(word, [f for f in command._option_string_actions if f[:2] == '--'])}")
+        is_setting = word.startswith("--") and "." in setting
+        if command.get_default("run") is not train or not is_setting:
+            from .training.config import did_you_mean
+
+            known = [flag for flag in command._option_string_actions if flag.startswith("--")]
+            raise ValueError(f"there is no flag {word!r}{did_you_mean(word, known)}")
         if not equals and not words:
             raise ValueError(f"{word} needs a value")
         found.append((setting, value if equals else words.pop(0)))
     return found
+
+
+# -- train -----------------------------------------------------------------------------------------
+
+
+def train(a: Namespace) -> None:
+    """Train a model as a config says, command-line flags winning over it."""
+    from .training.config import as_yaml
+
+    config = settings(a)
+    if a.print_config:
+        print(as_yaml(config), end="")
+        return
+    import torch
+
+    from .saving.pretrained import start_from
+    from .training.callbacks import SampleGrid
+
+    out = Path(a.out or f"runs/{Path(a.config).stem}")
+    check_folder(out, "--out")
+    if not a.resume and any((out / "checkpoints").glob("step_*")):
+        raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, "
+                              "or choose another --out")
+    diffusion = config.diffusion.build()
+    torch.manual_seed(config.train.seed)  # the weights the network starts from
+    model = lib.UNet(**config.model.model_dump())
+    if config.init and not a.resume:
+        new = start_from(model, lib.load_model(config.init).model)
+        left = f", all but {len(new)} (first: {new[0]})" if new else ""
+        print(f"starting from the weights of {config.init}{left}", flush=True)
+    data = lib.load_data(config.data, model.image_size, channels=model.in_channels)
+    names = class_names(data, model.num_classes)
+    notes = {"config.yaml": (f"# classes: {names}\n" if names else "") + as_yaml(config)}
+    if data.skipped:
+        notes["skipped.txt"] = "\n".join(data.skipped) + "\n"
+    grid = SampleGrid(config.train.sample_every)
+    trainer = lib.Trainer(model, diffusion, data, config.train, out=out, callbacks=[grid],
+                          notes=notes)
+    trainer.origin = config.model_dump(mode="json")
+    if a.resume:
+        trainer.resume(allow_changes=a.allow_changes)
+    if trainer.ranks.rank:
+        trainer.fit()
+        return
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{len(data.images):,} pictures of {trainer.data_name}; {size:.1f}M weights; "
+          f"{trainer.ranks.count} x {trainer.device.type}, {trainer.precision}; "
+          f"step {trainer.step:,} to {config.train.steps:,}; writing {out}", flush=True)
+    if names:
+        print(f"classes: {names}", flush=True)
+    trainer.fit()
+    if importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without
+        plot_log(out)
+
+
+def settings(a: Namespace) -> Any:
+    """The RunConfig of a file, with what flags change; ValueError for what does not exist."""
+    from .training.config import override, resolve
+
+    config = lib.read_config(a.config)
+    for flag, *_ in SHORT:
+        name = flag[2:].replace("-", "_")
+        if (value := getattr(a, name)) is not None:
+            config = override(config, name if name in ("data", "init") else f"train.{name}", value)
+    for setting, value in a.changes:
+        config = override(config, setting, value)
+    return resolve(config, a.config)
+
+
+def class_names(data: Any, count: int | None) -> str:
+    """Such as "0 cat, 1 dog"; "" for a network without. Warns where it has more than the data."""
+    from .data.folders import shown
+
+    if count and len(data.classes) != count:
+        warnings.warn(f"the network has {count} classes, {data.name} has {len(data.classes)}; "
+                      f"--model.num_classes {len(data.classes)} makes them equal", stacklevel=2)
+    return ", ".join(f"{i} {shown(name)}" for i, name in enumerate(data.classes)) if count else ""
+
+
+def plot_log(run: Path) -> None:
+    """The loss of a run's log.csv, as loss.png beside it."""
+    from .lessons.plots import running_mean
+    from .training.run_folder import CsvLog
+
+    log = CsvLog.read(run / "log.csv")
+    steps, losses = ([float(row[column]) for row in log] for column in ("step", "loss"))
+    curve = lib.plot_curves({"loss": (steps, running_mean(losses, 50))}, xlabel="training step",
+                        ylabel="loss (mean of the last 50 rows of log.csv)", logy=True)
+    curve.savefig(run / "loss.png", dpi=100)
+
+
+# -- sample, evaluate, export ----------------------------------------------------------------------
+
+
+def sample(a: Namespace) -> None:
+    """Draw pictures, one a seed."""
+    from .saving.picture_files import ANIMATIONS, GRIDS, check_name
+
+    frames = []
+    if not (a.out or a.grid or a.animation):
+        raise ValueError("nothing to write: give --out DIR for one PNG a sample, "
+                         "--grid FILE.png for all in one, or --animation FILE.gif")
+    if a.grid:
+        check_file(check_name(a.grid, GRIDS), "--grid")
+    if a.animation:
+        check_file(check_name(a.animation, ANIMATIONS), "--animation")
+    if a.out:
+        check_folder(Path(a.out), "--out")
+    check_counts(a, "columns", "scale")
+
+    def keep(step: Any, first_seed: int) -> None:
+        if a.animation and first_seed == a.seed:
+            frames.append(lib.to_uint8(step.x_t.cpu().clamp(-1, 1)))
+
+    trained, network = prepare(a)
+    pictures = draw(a, network, trained.diffusion, keep)
+    if a.out:
+        Path(a.out).mkdir(parents=True, exist_ok=True)
+        for seed, picture in enumerate(lib.to_pictures(pictures), a.seed):
+            picture.save(Path(a.out) / f"{seed:05d}.png")
+    if a.grid:
+        lib.save_grid(pictures, a.grid, a.columns, a.scale)
+    if a.animation:
+        grids = [lib.image_grid(frame, a.columns) for frame in frames]
+        lib.animate(grids, a.animation, scale=a.scale)
+    print(f"{a.n} pictures, seeds {a.seed} to {a.seed + a.n - 1}, {a.sampler}, {a.steps} steps: "
+          f"{' and '.join(p for p in (a.out, a.grid, a.animation) if p)}")
+
+
+def prepare(a: Namespace) -> tuple[Any, Any]:
+    """The Pretrained and what asks for a class. Raises ValueError for what cannot be."""
+    from .core.samplers import check_sample, timesteps_trailing
+    from .training.device import pick_device
+
+    check_counts(a, "n", "batch_size")
+    check_sample(a.n, a.batch_size, a.sampler, a.seed)
+    trained = lib.load_model(a.checkpoint)
+    timesteps_trailing(trained.diffusion.T, a.steps, a.spacing)
+    label, network = class_number(a, trained), trained.model.to(pick_device(a.device))
+    if label is not None:
+        network = lib.guided(network, label, a.guidance)
+    elif a.guidance != 1:
+        raise ValueError(f"--guidance {a.guidance} needs --class K: "
+                         "there is nothing else to be guided to")
+    return trained, network
+
+
+def draw(a: Namespace, network: Any, diffusion: Any, on_step: Callable | None = None) -> Any:
+    """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on."""
+    return lib.to_uint8(lib.sample(
+        network, diffusion, a.n, sampler=a.sampler, steps=a.steps, seed=a.seed, spacing=a.spacing,
+        batch_size=a.batch_size, on_step=on_step, progress=sys.stderr.isatty()))
+
+
+def class_number(a: Namespace, trained: Any) -> int | None:
+    """The class that `--class` means, by number or name. Raises ValueError that lists the names."""
+    asked = getattr(a, "class")
+    if asked is None or asked.isdecimal():
+        return None if asked is None else int(asked)
+    count, names = trained.model.num_classes, trained.info.get("data", {}).get("classes") or []
+    if count and asked in names:
+        return names.index(asked)
+    known = ", ".join(names) or f"only numbers, 0 to {(count or 0) - 1}"
+    there = f"there are {known}" if count else "the model has no classes"
+    raise ValueError(f"there is no class {asked!r}; {there}")
+
+
+def evaluate(a: Namespace) -> None:
+    """Measure samples of a model against real pictures."""
+    from .measuring.classifier import CLASSES
+    from .measuring.report import real_pictures
+    from .saving.files import whole
+
+    if a.n < 20:
+        raise ValueError(f"--n is {a.n}; intervals need at least 20 samples, better 1,000")
+    if a.called not in CLASSES:
+        raise ValueError(f"--called {a.called!r}: the classifier knows {', '.join(CLASSES)}")
+    if a.json:
+        check_file(Path(a.json), "--json")
+    judge, wanted = lib.load_classifier(*filter(None, [a.judge])), CLASSES.index(a.called)
+    trained, network = prepare(a)
+    if a.data.startswith("reference:"):
+        reference = lib.Reference.load(a.data.removeprefix("reference:"))
+    else:
+        size, channels = trained.model.image_size, trained.model.in_channels
+        real = real_pictures(a.data, a.held_out, size, channels)
+        reference = lib.Reference.of(*real, name=a.data, features=a.features, judge=judge,
+                                     label=wanted)
+    samples, asked = draw(a, network, trained.diffusion), network is not trained.model
+    control = draw(a, trained.model, trained.diffusion) if asked else None
+    measures = lib.evaluate(samples, reference, n=a.n, judge=judge, label=wanted, control=control)
+    if a.json:  # before the words: nothing computed is lost
+        kept = ("checkpoint", "sampler", "steps", "spacing", "seed")
+        told = {name: getattr(a, name) for name in kept}
+        told |= {"reference": reference.name, "features": reference.features, "judge": judge.card,
+                 "controls": reference.verdicts, "measures": [each._asdict() for each in measures]}
+        with whole(a.json) as temporary:
+            temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(f"{a.n} samples of {a.checkpoint}, seeds from {a.seed}, {a.sampler}, {a.steps} steps; "
+          f"reference {reference.name}: {len(reference.train)} pictures, {len(reference.held_out)} "
+          f"held out; features: {reference.features}")
+    print(*measures, sep="\n")
+
+
+def export(a: Namespace) -> None:
+    """Write a model for diffusers."""
+    if a.to != "diffusers":
+        raise ValueError(f"--to is diffusers, not {a.to!r}")
+    check_folder(Path(a.out), "--out")
+    trained = lib.load_model(a.checkpoint)
+    label = class_number(a, trained)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        lib.save_diffusers(trained.model, trained.diffusion, a.out, label=label)
+    for warning in caught:
+        print(warning.message)
+    print(f"written to {a.out}")
+
+
+# -- what is refused before the work ---------------------------------------------------------------
+
+
+def check_folder(path: Path, flag: str) -> None:
+    """Raises ValueError where a folder cannot be made, OSError where it cannot be written to."""
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file, not a folder; choose another {flag}")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"{flag} {path} cannot be written ({error.strerror}); check the disk and the "
+                      f"permissions, or choose another {flag}") from error
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Raises ValueError or OSError where a file cannot be written."""
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder; give the name of a file")
+    check_folder(path.absolute().parent, flag)
+
+
+def check_counts(a: Namespace, *names: str) -> None:
+    """Raises ValueError for a number of things below 1."""
+    for name in names:
+        if (number := getattr(a, name)) is not None and number < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {number}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -348,11 +388,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a letter that a code page lacks must not end the work
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if show := "--traceback" in argv:
-        argv.remove("--traceback")
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments, rest = parser().parse_known_args(argv)
+        arguments, rest = parser().parse_known_args(words)
         arguments.changes = changes(rest, arguments.command)
         arguments.run(arguments)
         return 0
@@ -360,7 +398,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # no traceback reaches a user who did not ask for it
-        if show:
+        if "--traceback" in words:
             traceback.print_exc()
         code, told = explain(error)
         print(f"error: {' '.join(told.split())}", file=sys.stderr)
@@ -371,7 +409,7 @@ def explain(error: Exception) -> tuple[int, str]:
     """Exit code and words for an error: 2 for wrong input, 1 for anything else."""
     if isinstance(error, (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError)):
         return 2, str(error)
-    if isinstance(error, OSError):  # saving/files.py says it all itself; others have a strerror
+    if isinstance(error, OSError):  # ours say it all themselves; others have a strerror
         remedy = "check the disk and the permissions, or choose another --out"
         return 1, f"{error.filename}: {error.strerror}; {remedy}" if error.strerror else str(error)
     return 1, f"{type(error).__name__}: {error}"

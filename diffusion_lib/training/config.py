@@ -23,8 +23,7 @@ RENAMED = {"patience": "max_nonfinite_steps", "keep": "keep_checkpoints"}  # old
 
 def whole(default: int, least: int) -> Any:
     """A setting that is a whole number of at least `least` (and that torch can hold)."""
-    told = f"a whole number, at least {least} (and below 2**63)"
-    return Field(default, ge=least, lt=2**63, description=told)
+    return Field(default, ge=least, lt=2**63, description=f"a whole number, at least {least}")
 
 
 def positive(default: float) -> Any:
@@ -73,6 +72,8 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     text = isinstance(value, str) and number(value) is not None
     hint = "; YAML takes 1e-3 for text, write 1.0e-3" if text else ""
     allowed = kind.model_fields[name].description or first["msg"].removeprefix("Input should be ")
+    if first["type"] == "less_than" and "whole" in allowed:
+        allowed += " and below 2**63"
     return f"{name} must be {allowed}, not {value!r}{hint}"
 
 

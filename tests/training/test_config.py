@@ -1,4 +1,4 @@
-"""A run's settings: checked, told in one line when they are wrong, changed from the command line, printed whole."""
+"""A run's settings: checked, wrong ones told in one line, changed by commands, printed whole."""
 
 import math
 
@@ -59,8 +59,10 @@ def test_every_setting_can_be_changed_on_the_command_line(capsys: pytest.Capture
     for part, values in whole.items():
         for name, value in values.items() if isinstance(values, dict) else [("", values)]:
             setting = f"{part}.{name}" if name else part
-            new = not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value
-            text = new if isinstance(new, str) else "null" if new is None else yaml.safe_dump(new, default_flow_style=True).removesuffix("\n...\n").strip()
+            new = not value if isinstance(value, bool) else value + 1 if isinstance(value,
+                                                                                    int) else value
+            text = new if isinstance(new, str) else "null" if new is None else yaml.safe_dump(new,
+                                                                                              default_flow_style=True).removesuffix("\n...\n").strip()
             flags = ["--data", text] if setting == "data" else [f"--{setting}", text]
             assert main(["train", "--config", "toycats32", *flags, "--print_config"]) == 0, setting
             printed = yaml.safe_load(capsys.readouterr().out)
@@ -71,31 +73,44 @@ def test_every_setting_can_be_changed_on_the_command_line(capsys: pytest.Capture
     (["--train.learning_rate", "1e-3"], "learning_rate", 0.001),  # which YAML takes for text
     (["--train.learning_rate=2e-4"], "learning_rate", 0.0002),
     (["--steps", "7"], "steps", 7), (["--batch-size", "8"], "batch_size", 8),
-    (["--train.ema", "[0.02, 0.1]"], "ema", [0.02, 0.1]), (["--train.flip", "false"], "flip", False),
+    (["--train.ema", "[0.02, 0.1]"], "ema", [0.02, 0.1]),
+    (["--train.flip", "false"], "flip", False),
     (["--steps", "7", "--train.steps", "9"], "steps", 9),
 ])
-def test_ways_to_write_a_change(capsys: pytest.CaptureFixture, flags: list, setting: str, value: object) -> None:
+def test_ways_to_write_a_change(capsys: pytest.CaptureFixture, flags: list, setting: str,
+                                value: object) -> None:
     assert main(["train", "--config", "toycats32", *flags, "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["train"][setting] == value
 
 
 @pytest.mark.parametrize("flags, expected", [
-    (["--train.stpes", "5"], "did you mean 'train.steps'"), (["--trian.steps", "5"], "did you mean 'train.steps'"),
-    (["--model.chanels", "5"], "did you mean 'model.channels'"), (["--stepps", "5"], "did you mean '--steps'"),
-    (["--train.steps"], "needs a value"), (["--train.steps", "0"], "steps must be a whole number, at least 1 (and below 2**63), not 0"),
-    (["--train.steps", "many"], "not 'many'"), (["--train.learning_rate", "nan"], "above 0"), (["--train.flip", "7"], "true or false"),
-    (["--train.weighting", "snr"], "uniform, min_snr"), (["--model.image_size", "big"], "image_size"), (["loose"], "'loose'"),
+    (["--train.stpes", "5"], "did you mean 'train.steps'"),
+    (["--trian.steps", "5"], "did you mean 'train.steps'"),
+    (["--model.chanels", "5"], "did you mean 'model.channels'"),
+    (["--stepps", "5"], "did you mean '--steps'"),
+    (["--train.steps"], "needs a value"),
+    (["--train.steps", "0"], "steps must be a whole number, at least 1, not 0"),
+    (["--seed", "1" * 23], "seed must be a whole number, at least 0 and below 2**63, not 111"),
+    (["--train.steps", "many"], "not 'many'"), (["--train.learning_rate", "nan"], "above 0"),
+    (["--train.flip", "7"], "true or false"),
+    (["--train.weighting", "snr"], "uniform, min_snr"),
+    (["--model.image_size", "big"], "image_size"), (["loose"], "'loose'"),
 ])
-def test_wrong_flags_are_told_in_one_line_with_the_nearest_right_one(capsys: pytest.CaptureFixture, flags: list, expected: str) -> None:
+def test_wrong_flags_are_told_in_one_line_with_the_nearest_right_one(capsys: pytest.CaptureFixture,
+                                                                     flags: list,
+                                                                     expected: str) -> None:
     assert expected in fails(capsys, "train", "--config", "toycats32", *flags, "--print_config")
 
 
 def test_a_misspelt_config_name_and_part(capsys: pytest.CaptureFixture, tmp_path) -> None:
     assert "did you mean 'toycats32'" in fails(capsys, "train", "--config", "toycat32")
     path = tmp_path / "mine.yaml"
-    for text, expected in (("modle: {}", "did you mean 'model'"), ("train: 7", "must be settings"), ("[1]", "must hold the parts"),
-                           ("train: {steps: 1.5}", "not 1.5"), ("train: {learning_rate: 1e-3}", "1.0e-3"),
-                           ("train: {batchsize: 4}", "did you mean 'batch_size'"), ("data: 7", "data must be")):
+    for text, expected in (("modle: {}", "did you mean 'model'"), ("train: 7", "must be settings"),
+                           ("[1]", "must hold the parts"),
+                           ("train: {steps: 1.5}", "not 1.5"),
+                           ("train: {learning_rate: 1e-3}", "1.0e-3"),
+                           ("train: {batchsize: 4}", "did you mean 'batch_size'"),
+                           ("data: 7", "data must be")):
         path.write_text(text)
         line = fails(capsys, "train", "--config", str(path))
         assert expected in line and "mine.yaml" in line
@@ -120,5 +135,6 @@ def test_settings_are_frozen_and_strict() -> None:
 
 def test_override_leaves_the_original_alone() -> None:
     config = {"train": {"steps": 5}}
-    assert override(config, "train.steps", "6") == {"train": {"steps": 6}} and config == {"train": {"steps": 5}}
+    assert override(config, "train.steps",
+                    "6") == {"train": {"steps": 6}} and config == {"train": {"steps": 5}}
     assert "steps: 2000" in as_yaml(RunConfig())
