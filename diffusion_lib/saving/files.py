@@ -1,4 +1,5 @@
-"""Files and folders that exist whole or not at all: flushed to the disk, then renamed into place."""
+"""Files and folders that exist whole or not at all: flushed to the disk, then renamed into place.
+"""
 
 import contextlib
 import errno
@@ -14,34 +15,38 @@ from safetensors import SafetensorError
 
 @contextlib.contextmanager
 def whole(path: Path | str) -> Iterator[Path]:
-    """`with whole(path) as temporary:` what the block writes to `temporary` replaces `path`, if the block ends well.
+    """`with whole(path) as temporary:` what the block writes to `temporary` replaces `path`, if the
+    block ends well.
 
-    The block makes `temporary` itself, a file or a folder; missing folders above it are made. If the block
-    raises, or the process is killed, what was at `path` stays as it was. Raises OSError, in one line, where the
-    disk is full or cannot be written to.
+    The block makes `temporary` itself, a file or a folder; missing folders above it are made. If
+    the block raises, or the process is killed, what was at `path` stays as it was. Raises OSError,
+    in one line, where the disk is full or cannot be written to.
     """
     path = Path(path)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{word}") for word in ("tmp", "old"))
+    name = f".{path.name}.{os.getpid()}."
+    temporary, old = path.with_name(name + "tmp"), path.with_name(name + "old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(temporary)  # left by a dead process of the same number (in a container they begin at 1)
+        remove(temporary)  # left by a dead process of the same number, 1 in a container
         yield temporary
         for written in (temporary, *temporary.rglob("*")):
             fsync(written)
-        if temporary.is_dir() and path.is_dir():  # no system renames onto a folder that holds something
+        if temporary.is_dir() and path.is_dir():  # a full folder cannot be renamed onto
             os.replace(path, old)
         os.replace(temporary, path)
         fsync(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError where the disk is full
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has many words
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise OSError(f"could not write {path} ({reason}); free some disk space or choose another place; "
-                      "what was there before is whole") from error
+        raise OSError(f"could not write {path} ({reason}); free some disk space or choose another "
+                      "place; what was there before is whole") from error
     finally:
         tidy((temporary, old))
 
 
 def tidy(leftovers: Iterable[Path]) -> None:
-    """Clear away what `whole` left behind when it failed or was killed, of those paths that have its kind of name."""
+    """Clear away what `whole` left behind when it failed or was killed, of those paths that have
+    its kind of name.
+    """
     for path in leftovers:
         if match := re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name):
             goal = path.with_name(match[1])
@@ -52,7 +57,9 @@ def tidy(leftovers: Iterable[Path]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder with all that is in it; nothing happens where there is none, or where it cannot be."""
+    """Delete a file or a folder with all that is in it; nothing happens where there is none, or
+    where it cannot be.
+    """
     with contextlib.suppress(OSError):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 

@@ -13,7 +13,8 @@ GRIDS, ANIMATIONS = (".png", ".webp"), (".gif", ".webp")
 def save_grid(images: Any, path: str | Path, columns: int | None = None, scale: int = 1) -> Path:
     """Write image_grid(images, columns, scale), .png (exact) or .webp (small), and return its path.
 
-    Missing folders are made. Raises ValueError for a name with another ending, OSError if it cannot be written.
+    Missing folders are made. Raises ValueError for a name with another ending, OSError if it cannot
+    be written.
     """
     path = check_name(path, GRIDS)
     return _write(path, encode(image_grid(images, columns, scale), path.suffix[1:].lower()))
@@ -22,10 +23,11 @@ def save_grid(images: Any, path: str | Path, columns: int | None = None, scale: 
 def animate(
     frames: Sequence[Any], path: str | Path, fps: float = 10, hold: float = 1.5, scale: int = 1
 ) -> Path:
-    """Write frames (each an image, or a batch: a grid) as an endless .gif or .webp; returns its path.
+    """Write frames (each an image, or a batch: a grid) as an endless .gif or .webp; returns its
+    path.
 
-    hold: seconds that the last frame stays. Raises ValueError for no frames, frames of several sizes or another
-    ending, OSError if it cannot be written.
+    hold: seconds that the last frame stays. Raises ValueError for no frames, frames of several
+    sizes or another ending, OSError if it cannot be written.
     """
     path = check_name(path, ANIMATIONS)
     pictures = [image_grid(frame, scale=scale) for frame in frames]
@@ -33,7 +35,7 @@ def animate(
 
 
 def check_name(path: str | Path, endings: tuple[str, ...]) -> Path:
-    """The path, if its name ends in one of `endings` (GRIDS, ANIMATIONS), in capitals or not; else ValueError."""
+    """The path, if its name ends in one of `endings` (GRIDS, ANIMATIONS); else ValueError."""
     if Path(path).suffix.lower() not in endings:
         raise ValueError(f"the name must end in {' or '.join(endings)}, not {Path(path).name!r}")
     if Path(path).is_dir():

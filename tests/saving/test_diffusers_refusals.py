@@ -169,7 +169,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
 def test_diffusers_is_imported_only_when_needed():
     code = "import sys, diffusion_lib.saving.diffusers_format; print('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-    code = ("import sys; sys.modules['diffusers'] = None\nfrom diffusion_lib.interchange import *\n"
+    code = ("import sys; sys.modules['diffusers'] = None\nfrom diffusion_lib import UNet, to_diffusers_unet\n"
             "try: to_diffusers_unet(UNet(image_size=8, channels=8))\nexcept RuntimeError as error: print(error)")
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "install it: pip install diffusers" in answer.stdout, answer.stderr
