@@ -1,4 +1,4 @@
-"""Run notebooks again in place: `make notebooks`, or `python tests/execute_notebooks.py notebooks/01_*.ipynb`.
+"""Run notebooks again in place: `make notebooks`, or `python .ci/execute_notebooks.py notebooks/01_*.ipynb`.
 
 Run without data/, so that the outputs are those of a fresh clone. Widget states are saved: sliders move in a notebook
 that was only opened. A notebook that fails is left as it was.

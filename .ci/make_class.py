@@ -1,4 +1,4 @@
-"""Copies of the notebooks for a class: `make class`, or `python tests/make_class.py [NOTEBOOKS] [CLASS]`.
+"""Copies of the notebooks for a class: `make class`, or `python .ci/make_class.py [NOTEBOOKS] [CLASS]`.
 
 class/student/ has the exercises without their solutions and without the checkers' outputs, class/instructor/ has all.
 class/figures/ holds the pictures that the notebooks link to, so `../figures/…` works from both. Nothing is written
