@@ -70,7 +70,8 @@ def to_diffusers_unet(model: UNet) -> "diffusers.UNet2DModel":
     )
     weights = model.state_dict()  # what told of augmentation adds nothing to a picture without it
     unet.load_state_dict({k: v for k, v in weights.items() if not k.startswith("augment_")})
-    return unet.to(model.conv_in.weight.dtype).eval()
+    dtype = model.conv_in.weight.dtype
+    return (unet if unet.dtype == dtype else unet.to(dtype)).eval()
 
 
 def from_diffusers_unet(

@@ -64,7 +64,7 @@ def test_frechet_floor_is_the_same_measure_of_real_pictures():
     a, b, c = randn(100, 6), randn(500, 6, seed=1), randn(300, 6, seed=2)
     measure = frechet_distance(a, b, c, n=100)
     assert measure.floor == pytest.approx(formula(c[:100], b), rel=1e-4) and "20" in measure.note
-    assert "n = 60" in frechet_distance(a, b, c[:60], n=100).note                           # fewer real ones than samples: said
+    assert "n = 60" in frechet_distance(a, b, c[:60], n=100).note                           # fewer real ones: said
 
 
 def test_frechet_uses_the_first_n_only():

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from train_classifier import save_classifier, train_classifier
 
 from diffusion_lib import dpm_solver_pp, last_step, load_pretrained
-from diffusion_lib.__main__ import main, parser
+from diffusion_lib.__main__ import main
+from diffusion_lib.core.samplers import SAMPLERS
 from diffusion_lib.data.sources import ImageData
 from diffusion_lib.measuring import report as evaluation
 from diffusion_lib.measuring.classifier import CLASSES, Classifier, PlainNet, at_32, load_classifier
@@ -101,15 +102,46 @@ def test_an_unknown_reference_is_named():
         Reference.load("mouse")
 
 
+def folder(path: Path, n: int) -> Path:
+    path.mkdir(parents=True)
+    for i, picture in enumerate(photos(n, 8)):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path / f"{i}.png")
+    return path
+
+
 def test_held_out_pictures_are_found_beside_the_training_ones(tmp_path):
+    """Only the last folder called train is exchanged, and stray files are no classes."""
+    root = tmp_path / "train" / "cifar"
     for part in ("train/cat", "test/cat", "test/dog"):
-        (tmp_path / part).mkdir(parents=True)
-        for i in range(2):
-            Image.new("RGB", (8, 8), (i * 50, 0, 0)).save(tmp_path / part / f"{i}.png")
-    train, held, others = real_pictures(f"folder:{tmp_path}/train/cat", None, 8)
-    assert len(train) == len(held) == len(others) == 2
+        folder(root / part, 5)
+    for name in (".DS_Store", "README.txt"):
+        (root / "test" / name).write_text("no folder")
+    (root / "test" / ".ipynb_checkpoints").mkdir()
+    train, held, others = real_pictures(f"folder:{root}/train/cat", None, 8)
+    assert len(train) == len(held) == len(others) == 5
     with pytest.raises(ValueError, match="--held-out"):
-        real_pictures(f"folder:{tmp_path}/test/cat", None, 8)
+        real_pictures(f"folder:{root}/test/cat", None, 8)
+
+
+@pytest.mark.parametrize("train, held, says", [(9, 1, "1 held-out"), (9, 3, "3 held-out"), (2, 9, "2 training")])
+def test_too_few_real_pictures_are_refused_before_anything_is_drawn(train, held, says, tmp_path, capsys, monkeypatch):
+    def drawn(*_, **__):
+        raise AssertionError("it was drawn")
+
+    monkeypatch.setitem(SAMPLERS, "dpm_solver_pp", drawn)
+    data = [f"folder:{folder(tmp_path / name, n)}" for name, n in (("a", train), ("b", held))]
+    assert main(["evaluate", "toycats32", "--data", data[0], "--held-out", data[1], "--n", "20"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert says in error and "at least 4" in error and "larger folder" in error
+
+
+def test_grey_pictures_measure_as_the_same_ones_in_colour(tiny):
+    judge, grey = load_classifier(tiny), [photos(40, seed=seed)[:, :1] for seed in range(3)]
+    found = []
+    for real, held, drawn in (grey, [part.expand(-1, 3, -1, -1) for part in grey]):
+        known = Reference.of(real, held, name="x", features=str(tiny), judge=judge)
+        found.append(evaluate(drawn, known, n=40, judge=judge, control=drawn))
+    assert found[0] == found[1]
 
 
 def test_every_measure_has_value_interval_and_floor(tiny):
@@ -207,12 +239,6 @@ def test_the_command_prints_and_writes_every_measure(tiny, tmp_path, capsys, mon
     assert len(told["measures"]) == 8 and all(measure["name"] in printed for measure in told["measures"])
     assert told["measures"][0]["n"] == 20 and told["checkpoint"] == "toycats32"
     assert told["judge"]["sha256"] == load_classifier(tiny).card["sha256"] and "held-out pictures" in told["controls"]
-
-
-def test_evaluate_and_sample_have_their_own_defaults():
-    evaluate, sample = parser().parse_args(["evaluate", "x", "--data", "y"]), parser().parse_args(["sample", "x"])
-    assert (evaluate.sampler, evaluate.steps, evaluate.n) == ("dpm_solver_pp", 20, 1000)
-    assert (sample.sampler, sample.steps, sample.n) == ("ddim", 50, 64)
 
 
 @pytest.mark.parametrize("flags, says", [
