@@ -1,8 +1,9 @@
 """A small library to learn how diffusion models make pictures, and to train them for real.
 
-Six wings: `core` is diffusion itself, `data` where pictures come from, `saving` what is on disk, `training` the loop and
-what surrounds it, `measuring` how good it is, `lessons` what only notebooks need. Every public name is offered here, flat;
-a name is loaded when it is first used, so that `import diffusion_lib` is quick and needs neither Jupyter nor matplotlib.
+Six wings: `core` is diffusion itself, `data` where pictures come from, `saving` what is on disk,
+`training` the loop and what surrounds it, `measuring` how good it is, `lessons` what only notebooks
+need. Every public name is offered here, flat; a name is loaded when it is first used, so that
+`import diffusion_lib` is quick and needs neither Jupyter nor matplotlib.
 """
 
 import importlib
@@ -17,12 +18,19 @@ _EXPORTS = {
     ),
     "core.diffusion": ("GaussianDiffusion",),
     "core.losses": ("loss_per_timestep", "min_snr_weight", "noise_prediction_loss"),
-    "core.unet": ("AttentionBlock", "Downsample", "ResBlock", "TimeEmbedding", "UNet", "UNetConfig", "Upsample"),
-    "core.samplers": ("SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "heun", "last_step", "sample"),
+    "core.unet": (
+        "AttentionBlock", "Downsample", "ResBlock", "TimeEmbedding", "UNet", "UNetConfig",
+        "Upsample",
+    ),
+    "core.samplers": (
+        "SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "heun", "last_step", "sample",
+    ),
     "core.guidance": ("Guided", "guided"),
     "core.ideal": ("IdealDenoiser",),
     "core.ema": ("EMA",),
-    "data.sources": ("ImageData", "example_photo", "in_batches", "load_data", "to_float", "to_uint8"),
+    "data.sources": (
+        "ImageData", "example_photo", "in_batches", "load_data", "to_float", "to_uint8",
+    ),
     "data.toycats": ("ToyCats",),
     "data.pictures": ("image_grid", "to_pictures"),
     "saving.picture_files": ("animate", "save_grid"),
@@ -34,8 +42,8 @@ _EXPORTS = {
     "training.callbacks": ("SampleGrid",),
     "training.trainer": ("Trainer",),
     "measuring.metrics": (
-        "class_share", "clip_score", "frechet_distance", "kernel_distance", "nearest", "power_spectrum", "precision_recall",
-        "spectral", "wilson",
+        "class_share", "clip_score", "frechet_distance", "kernel_distance", "nearest",
+        "power_spectrum", "precision_recall", "spectral", "wilson",
     ),
     "measuring.classifier": ("Classifier", "load_classifier"),
     "measuring.features": ("Clip", "Inception", "feature_network"),

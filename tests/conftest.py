@@ -1,4 +1,6 @@
-"""What all tests share: one thread (so that numbers repeat), and a way to say how an error must read."""
+"""What all tests share: one thread (so that numbers repeat), and a way to say how an error must
+read.
+"""
 
 import contextlib
 import sys
@@ -9,13 +11,15 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / ".ci"), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]  # programs that tests try
+# programs that tests try
+sys.path[:0] = [str(ROOT / ".ci"), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def refuses() -> Callable[..., contextlib.AbstractContextManager]:
-    """`with refuses(ValueError, "-3", "at least 1"):` the block must raise just that, one line, holding these pieces.
+    """`with refuses(ValueError, "-3", "at least 1"):` the block must raise just that, one line,
+    holding these pieces.
 
     The pieces are the bad value and the remedy.
     """
@@ -35,11 +39,14 @@ def refuses() -> Callable[..., contextlib.AbstractContextManager]:
 
 @pytest.fixture
 def toy_images() -> torch.Tensor:
-    """Twelve 8-pixel pictures, uint8 (12, 3, 8, 8): bright squares on dark grounds, all different."""
+    """Twelve 8-pixel pictures, uint8 (12, 3, 8, 8): bright squares on dark grounds, all different.
+    """
     generator = torch.Generator().manual_seed(5)
     images = torch.empty(12, 3, 8, 8, dtype=torch.uint8)
     for i in range(12):
         images[i] = torch.randint(0, 90, (3, 1, 1), generator=generator)
         row, column = torch.randint(0, 5, (2,), generator=generator).tolist()
-        images[i, :, row : row + 3, column : column + 3] = torch.randint(160, 256, (3, 1, 1), generator=generator)
+        images[i, :, row : row + 3, column : column + 3] = torch.randint(
+            160, 256, (3, 1, 1), generator=generator
+        )
     return images

@@ -1,4 +1,6 @@
-"""Who imports whom: the wings stand in an order without a circle, and the library works without what notebooks need."""
+"""Who imports whom: the wings stand in an order without a circle, and the library works without
+what notebooks need.
+"""
 
 import ast
 import subprocess
@@ -11,7 +13,9 @@ import diffusion_lib
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "diffusion_lib"
-FILES = sorted(path.relative_to(LIBRARY).with_suffix("").as_posix() for path in LIBRARY.rglob("*.py"))
+FILES = sorted(
+    path.relative_to(LIBRARY).with_suffix("").as_posix() for path in LIBRARY.rglob("*.py")
+)
 
 # A wing may import files of its own and of these.
 BELOW = {
@@ -19,25 +23,40 @@ BELOW = {
     "training": {"core", "data", "saving"}, "measuring": {"core", "data", "saving"},
     "__main__": {"core", "data", "saving", "training", "measuring", "lessons"}, "__init__": set(),
 }
-NOTEBOOK_PACKAGES = {"matplotlib", "IPython", "ipywidgets", "ipykernel", "jupyter", "nbformat", "nbclient", "traitlets"}
+NOTEBOOK_PACKAGES = {
+    "matplotlib", "IPython", "ipywidgets", "ipykernel", "jupyter", "nbformat", "nbclient",
+    "traitlets",
+}
 # Needed for some things only: imported inside the functions that use them.
-LATE = {"torchvision", "torchmetrics", "torch_fidelity", "transformers", "accelerate", "diffusers", "skimage", "scipy", "matplotlib",
-        "IPython"}
+LATE = {
+    "torchvision", "torchmetrics", "torch_fidelity", "transformers", "accelerate", "diffusers",
+    "skimage", "scipy", "matplotlib", "IPython",
+}
 
 
 def imports(name: str) -> list[tuple[str, bool]]:
-    """(module, at the top of the file) for every import; files of the library as "wing/file". TYPE_CHECKING blocks are left out."""
-    tree, here = ast.parse((LIBRARY / f"{name}.py").read_text(encoding="utf-8")), name.split("/")[:-1]
+    """(module, at the top of the file) for every import; files of the library as "wing/file".
+    TYPE_CHECKING blocks are left out.
+    """
+    tree, here = (
+        ast.parse((LIBRARY / f"{name}.py").read_text(encoding="utf-8")), name.split("/")[:-1],
+    )
     found = []
 
     def walk(node: ast.AST, top: bool) -> None:
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if (
+            isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
+        ):
             return
         if isinstance(node, ast.Import):
             found.extend((alias.name, top) for alias in node.names)
         if isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
-            module = "/".join([*base, *(node.module or "").split(".")]) if node.level else node.module
+            module = (
+                "/".join([*base, *(node.module or "").split(".")]) if node.level else node.module
+            )
             found.append((module, top))
         inside = top and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for child in ast.iter_child_nodes(node):
@@ -57,7 +76,9 @@ def test_a_wing_imports_only_those_below_it(name: str) -> None:
     wing = name.split("/")[0]
     for other in own(name):
         assert other.split("/")[0] in BELOW[wing] | {wing}, f"{name}.py imports {other}.py"
-    assert not any(module.split(".")[0] == "diffusion_lib" for module, _ in imports(name)), f"{name}.py: by a dot"
+    assert not any(module.split(".")[0] == "diffusion_lib" for module, _ in imports(name)), (
+        f"{name}.py: by a dot"
+    )
 
 
 def test_there_is_no_circle() -> None:
@@ -69,8 +90,15 @@ def test_there_is_no_circle() -> None:
 
 
 def test_a_listing_of_the_library_is_six_folders_and_two_files() -> None:
-    there = {path.name for path in LIBRARY.iterdir() if not path.name.startswith(("__pycache__", "py.typed"))}
-    assert there == {"core", "data", "saving", "training", "measuring", "lessons", "configs", "weights", "__init__.py", "__main__.py"}
+    there = {
+        path.name
+        for path in LIBRARY.iterdir()
+        if not path.name.startswith(("__pycache__", "py.typed"))
+    }
+    assert there == {
+        "core", "data", "saving", "training", "measuring", "lessons", "configs", "weights",
+        "__init__.py", "__main__.py",
+    }
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -129,7 +157,10 @@ print("loaded:", sorted(name for name in sys.modules if name.split(".")[0] in bl
 
 def test_it_trains_samples_and_saves_without_anything_a_notebook_needs(tmp_path: Path) -> None:
     blocked = sorted(NOTEBOOK_PACKAGES | LATE | {"huggingface_hub", "pytest"})
-    done = subprocess.run([sys.executable, "-c", BARE.format(blocked=blocked)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", BARE.format(blocked=blocked)], cwd=tmp_path, capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded: []"
 
@@ -149,10 +180,16 @@ print(middle - start, bare - middle, end - bare)
 
 def test_how_long_the_import_takes(capsys: pytest.CaptureFixture) -> None:
     """Printed (pytest -s), not judged: a busy machine is slow at everything."""
-    done = subprocess.run([sys.executable, "-c", TIMES], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", TIMES], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     torch, bare, names = map(float, done.stdout.split())
     with capsys.disabled():
-        print(f"\nimport torch {torch:.2f} s; import diffusion_lib {bare:.3f} s more; all names of the README's example {names:.2f} s more")
-    lazy = subprocess.run([sys.executable, "-c", "import sys, diffusion_lib; print('torch' in sys.modules)"], cwd=ROOT,
-                          capture_output=True, text=True, check=True)
+        print(
+            f"\nimport torch {torch:.2f} s; import diffusion_lib {bare:.3f} s more; all names of the README's example {names:.2f} s more"
+        )
+    lazy = subprocess.run(
+        [sys.executable, "-c", "import sys, diffusion_lib; print('torch' in sys.modules)"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )
     assert lazy.stdout.strip() == "False"  # a name is loaded when it is first used

@@ -1,7 +1,8 @@
 """What a step draws: a function of the seed and the step, and of nothing else.
 
-Which pictures, which t, which noise, which flips are drawn for step 1,234 by a generator seeded with (seed, 1234). So a resumed
-run continues as if it had never stopped, with nothing to save, and any number of processes trains the same run.
+Which pictures, which t, which noise, which flips are drawn for step 1,234 by a generator seeded
+with (seed, 1234). So a resumed run continues as if it had never stopped, with nothing to save, and
+any number of processes trains the same run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,24 +34,35 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """`Batches(config, T, shape, n, labels).draw(step)`: everything random about a step (counted from 0).
+    """`Batches(config, T, shape, n, labels).draw(step)`: everything random about a step (counted
+    from 0).
 
-    T: timesteps of the diffusion. shape: (C, H, W) of a picture. n: how many pictures there are. labels (n,): with
-    config.balanced every class is drawn equally often, however many pictures it has.
+    T: timesteps of the diffusion. shape: (C, H, W) of a picture. n: how many pictures there are.
+    labels (n,): with config.balanced every class is drawn equally often, however many pictures it
+    has.
     """
 
-    def __init__(self, config: TrainConfig, T: int, shape: Sequence[int], n: int, labels: Tensor | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, T: int, shape: Sequence[int], n: int,
+        labels: Tensor | None = None,
+    ) -> None:
         self.config, self.T, self.shape, self.n = config, T, tuple(shape), n
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
         balanced = config.balanced and labels is not None
-        self.rows = [torch.nonzero(labels.cpu() == k).flatten() for k in range(int(labels.max()) + 1)] if balanced else []
+        self.rows = (
+            [torch.nonzero(labels.cpu() == k).flatten() for k in range(int(labels.max()) + 1)]
+            if balanced
+            else []
+        )
 
     def draw(self, step: int) -> Batch:
-        """The batch of this step. Its t are spread evenly, so the loss jumps less (Kingma et al. 2021)."""
+        """The batch of this step. Its t are spread evenly, so the loss jumps less (Kingma et al.
+        2021).
+        """
         b = self.config.batch_size
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, 0, step))
         spread = (torch.rand((), generator=generator) + torch.arange(b) / b) % 1
-        t = (spread * self.T).long()                                                 # 0 … T-1, both ends included
+        t = (spread * self.T).long()  # 0 … T-1, both ends included
         noise = torch.randn((b, *self.shape), generator=generator)
         flip, drop = torch.rand((2, b), generator=generator)
         moves = draw_moves(b, generator)
@@ -71,10 +83,15 @@ class Batches:
 
     def balanced(self, step: int) -> Tensor:
         """Rows (B,): a class by chance, every one equally likely, then one of its pictures."""
-        b, generator = self.config.batch_size, torch.Generator().manual_seed(seed_of(self.config.seed, 2, step))
+        b, generator = (
+            self.config.batch_size,
+            torch.Generator().manual_seed(seed_of(self.config.seed, 2, step)),
+        )
         kinds = torch.randint(len(self.rows), (b,), generator=generator).tolist()
         places = torch.rand(b, generator=generator, dtype=torch.float64).tolist()
-        return torch.stack([self.rows[k][int(u * len(self.rows[k]))] for k, u in zip(kinds, places, strict=True)])
+        return torch.stack(
+            [self.rows[k][int(u * len(self.rows[k]))] for k, u in zip(kinds, places, strict=True)]
+        )
 
 
 def seed_of(*numbers: int) -> int:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class SampleGrid:
-    """A grid of the same `count` seeds in the run folder every `every` steps, drawn from the averaged weights.
+    """A grid of the same `count` seeds in the run folder every `every` steps, drawn from the
+    averaged weights.
 
     steps: of DDIM; at most T.
     """

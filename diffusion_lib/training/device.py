@@ -8,8 +8,13 @@ import torch.nn.functional as F
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: cuda, then mps, then cpu; or the one named. Raises ValueError if it is not there."""
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    """The device to compute on: cuda, then mps, then cpu; or the one named. Raises ValueError if it
+    is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there()))
     kind = name.split(":")[0]
@@ -23,8 +28,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def probe_autocast(device: torch.device) -> str:
     """"bf16" or "float32", whichever trains faster here, found by trying (about 0.2 s on a CPU).
 
-    A flag of the processor does not tell: with matrix units (AMX) bfloat16 was seen 5 to 8 times faster than float32, and
-    17 times slower on a common laptop.
+    A flag of the processor does not tell: with matrix units (AMX) bfloat16 was seen 5 to 8 times
+    faster than float32, and 17 times slower on a common laptop.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

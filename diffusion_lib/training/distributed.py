@@ -10,9 +10,11 @@ from .device import pick_device
 
 
 class Ranks:
-    """The processes that train one run together, one a device. Several where `accelerate launch` started several; else this one.
+    """The processes that train one run together, one a device. Several where `accelerate launch`
+    started several; else this one.
 
-    device: where this one computes. Raises ValueError for a device that is not there, ImportError without Accelerate.
+    device: where this one computes. Raises ValueError for a device that is not there, ImportError
+    without Accelerate.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -21,7 +23,9 @@ class Ranks:
             try:
                 from accelerate import Accelerator
             except ImportError as error:
-                raise ImportError("several processes train together through Accelerate; pip install accelerate") from error
+                raise ImportError(
+                    "several processes train together through Accelerate; pip install accelerate"
+                ) from error
             self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
             self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if self.accelerator else pick_device(device)
@@ -32,7 +36,11 @@ class Ranks:
 
     def no_sync(self, network: nn.Module, wait: bool) -> contextlib.AbstractContextManager:
         """While `wait`, gradients are added up here and not exchanged yet."""
-        return self.accelerator.no_sync(network) if self.accelerator and wait else contextlib.nullcontext()
+        return (
+            self.accelerator.no_sync(network)
+            if self.accelerator and wait
+            else contextlib.nullcontext()
+        )
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes, the same on each of them."""

@@ -1,4 +1,6 @@
-"""The training loop: noise some pictures, ask the network for the noise, step, remember the average of the weights."""
+"""The training loop: noise some pictures, ask the network for the noise, step, remember the average
+of the weights.
+"""
 
 import dataclasses
 import functools
@@ -28,30 +30,37 @@ from .meter import Meter
 from .optimizer import make_optimizer
 from .run_folder import CsvLog, RunLock, fingerprint, stop_on_signals
 
-# settings that may differ when a run is resumed: where and how fast it computes, what it writes, but not what it computes
-FREE = {"device", "precision", "compile", "accumulate", "save_every", "keep_checkpoints", "log_every", "sample_every",
-        "max_nonfinite_steps"}
+# settings that may differ when a run is resumed: where and how fast it computes, what it writes,
+# but not what it computes
+FREE = {
+    "device", "precision", "compile", "accumulate", "save_every", "keep_checkpoints", "log_every",
+    "sample_every", "max_nonfinite_steps",
+}
 
 
 class Trainer:
     """Trains `model` on `data`.
 
-    model: a network `model(x_t, t, condition=None)`, trained in place (one that was frozen is thawed). data: uint8 pictures
-    (N, C, H, W), or anything that has them as `.images` (and classes (N,) as `.labels`). out: a folder for checkpoints and
-    log.csv; None keeps everything in memory. callbacks: called as `callback(trainer)` after every step, and after saving; an
-    error in one is a warning. notes: name -> text of files that the run folder gets once it is this run's.
+    model: a network `model(x_t, t, condition=None)`, trained in place (one that was frozen is
+    thawed). data: uint8 pictures (N, C, H, W), or anything that has them as `.images` (and classes
+    (N,) as `.labels`). out: a folder for checkpoints and log.csv; None keeps everything in memory.
+    callbacks: called as `callback(trainer)` after every step, and after saving; an error in one is
+    a warning. notes: name -> text of files that the run folder gets once it is this run's.
 
-    `ema_model` is what to sample from, `losses` the loss of every step of this session, `step` the steps done.
-    Raises ValueError for data that does not fit the model.
+    `ema_model` is what to sample from, `losses` the loss of every step of this session, `step` the
+    steps done. Raises ValueError for data that does not fit the model.
     """
 
     def __init__(
-        self, model: nn.Module, diffusion: GaussianDiffusion, data: object, config: TrainConfig | None = None, *,
-        out: str | Path | None = None, callbacks: Sequence[Callable[["Trainer"], None]] = (),
+        self, model: nn.Module, diffusion: GaussianDiffusion, data: object,
+        config: TrainConfig | None = None, *, out: str | Path | None = None,
+        callbacks: Sequence[Callable[["Trainer"], None]] = (),
         notes: Mapping[str, str] | None = None,
     ) -> None:
         self.config = config = TrainConfig() if config is None else config
-        self.diffusion, self.callbacks, self.out = diffusion, list(callbacks), None if out is None else Path(out)
+        self.diffusion, self.callbacks, self.out = (
+            diffusion, list(callbacks), None if out is None else Path(out),
+        )
         self.notes = dict(notes or {})
         images = data if isinstance(data, Tensor) else data.images
         labels = None if isinstance(data, Tensor) else getattr(data, "labels", None)
@@ -59,24 +68,34 @@ class Trainer:
         self.ranks = Ranks(config.device)
         check_run(config, model, self.ranks.count)
         self.device = self.ranks.device
-        self.precision = probe_autocast(self.device) if config.precision == "auto" else config.precision
-        self.images = images.to(self.device)                              # resident: no worker can be faster
+        self.precision = (
+            probe_autocast(self.device) if config.precision == "auto" else config.precision
+        )
+        self.images = images.to(self.device)  # resident: no worker can be faster
         self.labels = labels.to(self.device) if getattr(model, "num_classes", None) else None
-        self.data_name, self.classes = getattr(data, "name", type(data).__name__), list(getattr(data, "classes", ()))
+        self.data_name, self.classes = (
+            getattr(data, "name", type(data).__name__), list(getattr(data, "classes", ())),
+        )
         self.batches = Batches(config, diffusion.T, images.shape[1:], len(images), self.labels)
-        self.model = model.to(self.device)                                # what is saved and averaged
+        self.model = model.to(self.device)  # what is saved and averaged
         if not any(weight.requires_grad for weight in model.parameters()):
             model.requires_grad_(True)                                    # a loaded one
         if self.device.type == "cpu":
             quicken(self.model)
-        network = self.ranks.wrap(self.model)                             # what is called: the same weights
+        network = self.ranks.wrap(self.model)  # what is called: the same weights
         self.network = torch.compile(network) if config.compile else network
         self.emas = [EMA(model, half_life) for half_life in config.ema]
-        self.optimizer = make_optimizer(config.optimizer, model, config.learning_rate, config.weight_decay,
-                                        fused=self.device.type in ("cpu", "cuda"))  # one pass over the weights, not ten
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            model,
+            config.learning_rate,
+            config.weight_decay,
+            # one pass over the weights, not ten
+            fused=self.device.type in ("cpu", "cuda"),
+        )
         self.meter = Meter(diffusion.T, self.ranks)
-        self.step, self.saved, self.losses = 0, -1, []                    # saved: the step of the last checkpoint
-        self.origin: dict | None = None                                   # the whole config, kept in checkpoints
+        self.step, self.saved, self.losses = 0, -1, []  # saved: the step of the last checkpoint
+        self.origin: dict | None = None  # the whole config, kept in checkpoints
 
     @property
     def ema_model(self) -> nn.Module:
@@ -89,8 +108,8 @@ class Trainer:
     def train_step(self) -> float:
         """One step: draw, noise, predict, compare, descend, average. Returns the loss.
 
-        Every process draws the whole batch and takes its rows, in `accumulate` slices: their mean is the batch's.
-        A step whose loss or gradient is not a finite number changes nothing.
+        Every process draws the whole batch and takes its rows, in `accumulate` slices: their mean
+        is the batch's. A step whose loss or gradient is not a finite number changes nothing.
         """
         batch, slices = self.batches.draw(self.step), self.config.accumulate
         for group in self.optimizer.param_groups:
@@ -98,7 +117,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for i, part in enumerate(batch.slices(self.ranks.rank, self.ranks.count, slices)):
             with self.ranks.no_sync(self.network, i < slices - 1):
-                losses = self.loss(part)                                             # noise, predict, compare
+                losses = self.loss(part)  # noise, predict, compare
                 (losses.mean() / slices).backward()
             self.meter.add(part.t, losses)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -112,7 +131,7 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Tensor:
         """Losses (B,) of the pictures of a batch, or of a slice of it."""
-        x_0 = to_float(self.images[batch.index.to(self.device)])                     # (B, C, H, W) in [-1, 1]
+        x_0 = to_float(self.images[batch.index.to(self.device)])  # (B, C, H, W) in [-1, 1]
         network, labels = self.network, None
         if self.config.flip:
             x_0 = torch.where(batch.flip.to(self.device)[:, None, None, None], x_0.flip(-1), x_0)
@@ -122,36 +141,51 @@ class Trainer:
         if self.labels is not None:
             labels = self.labels[batch.index.to(self.device)]
             labels = labels.masked_fill(batch.drop.to(self.device), self.model.num_classes)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            return noise_prediction_loss(self.diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
-                                         weighting=self.config.weighting, gamma=self.config.gamma, reduction="none")
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            return noise_prediction_loss(
+                self.diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
+                weighting=self.config.weighting, gamma=self.config.gamma, reduction="none",
+            )
 
     def learning_rate(self, step: int) -> float:
-        """Warm-up, then half a cosine down: a function of the step (counted from 0) and nothing else."""
+        """Warm-up, then half a cosine down: a function of the step (counted from 0) and nothing
+        else.
+        """
         c = self.config
         if step < c.warmup:
             return c.learning_rate * (step + 1) / c.warmup
         progress = min((step - c.warmup) / max(c.steps - c.warmup, 1), 1)
-        return c.learning_rate * (c.final_learning_rate + (1 - c.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2)
+        return c.learning_rate * (
+            c.final_learning_rate
+            + (1 - c.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
+        )
 
     # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self, steps: int | None = None) -> "Trainer":
         """Train until `config.steps` steps are done, or for `steps` more. Returns the trainer.
 
-        Interrupted (Ctrl-C, JupyterLab's stop button, SIGTERM), it finishes the step in hand, saves if it has a folder,
-        says how to go on, and returns. Raises RuntimeError if the loss stays NaN, or if another run uses the folder.
+        Interrupted (Ctrl-C, JupyterLab's stop button, SIGTERM), it finishes the step in hand, saves
+        if it has a folder, says how to go on, and returns. Raises RuntimeError if the loss stays
+        NaN, or if another run uses the folder.
         """
         if steps is not None and steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}; leave it out to train to the end")
+            raise ValueError(
+                f"steps must be at least 1, not {steps}; leave it out to train to the end"
+            )
         end = self.config.steps if steps is None else min(self.step + steps, self.config.steps)
         if self.out is None or self.ranks.rank:  # only the first process writes
             return self._loop(end, None)
         with RunLock(self.out):
             last = newest_checkpoint(self.out)
-            if last and last.name > f"step_{self.step:08d}":  # ours would be the older ones, which are deleted first
-                raise FileExistsError(f"{self.out} already holds a run up to {last.name}; go on with it by resume(), "
-                                      "or choose another out")
+            # ours would be the older ones, which are deleted first
+            if last and last.name > f"step_{self.step:08d}":
+                raise FileExistsError(
+                    f"{self.out} already holds a run up to {last.name}; go on with it by resume(), "
+                    "or choose another out"
+                )
             for name, text in self.notes.items():
                 (self.out / name).write_text(text, encoding="utf-8")
             with CsvLog(self.out / "log.csv", self.step) as log:
@@ -161,8 +195,10 @@ class Trainer:
         self.model.train()
         start, first, stopped = time.perf_counter(), self.step, False
         # a notebook's queue of messages holds about 1,000: do not flood it
-        bar = tqdm(total=end, initial=first, desc="training", unit="step", disable=self.ranks.rank > 0, leave=log is not None,
-                   mininterval=1)
+        bar = tqdm(
+            total=end, initial=first, desc="training", unit="step", disable=self.ranks.rank > 0,
+            leave=log is not None, mininterval=1,
+        )
         with stop_on_signals() as stop, bar:
             while self.step < end and not stopped:
                 self.losses.append(self.train_step())
@@ -170,7 +206,9 @@ class Trainer:
                 seconds = time.perf_counter() - start
                 speed = (self.step - first) * self.config.batch_size / seconds
                 bar.update()
-                bar.set_postfix(loss=f"{_recent(self.losses):.4f}", images_per_s=f"{speed:.0f}", refresh=False)
+                bar.set_postfix(
+                    loss=f"{_recent(self.losses):.4f}", images_per_s=f"{speed:.0f}", refresh=False
+                )
                 self._record(log, speed, seconds, last=self.step == end)
                 self._call_back()
                 if stopped := self.ranks.any(bool(stop)):
@@ -178,18 +216,25 @@ class Trainer:
         self.model.eval()
         if stopped and self.step < end and not self.ranks.rank:
             how = f"the same command with --resume, out={self.out}" if self.out else "trainer.fit()"
-            print(f"stopped at step {self.step} of {end}; the model is kept, and {how} goes on from here")
+            print(
+                f"stopped at step {self.step} of {end}; the model is kept, and {how} goes on from here"
+            )
         return self
 
     def _record(self, log: CsvLog | None, speed: float, seconds: float, last: bool) -> None:
-        """After a step: its row in the log and its checkpoint, where they are due and not there yet."""
+        """After a step: its row in the log and its checkpoint, where they are due and not there
+        yet.
+        """
         if log is None:
             return
         if (self.step % self.config.log_every == 0 or last) and log.last != self.step:
             quarters = {f"loss_q{i}": value for i, value in enumerate(self.meter.quarters, 1)}
-            log.write(step=self.step, loss=self.losses[-1], learning_rate=self.learning_rate(self.step - 1),
-                      gradient_norm=self.meter.gradient_norm, images_per_second=speed,
-                      seconds=log.seconds_before + seconds, **quarters)
+            log.write(
+                step=self.step, loss=self.losses[-1],
+                learning_rate=self.learning_rate(self.step - 1),
+                gradient_norm=self.meter.gradient_norm, images_per_second=speed,
+                seconds=log.seconds_before + seconds, **quarters,
+            )
         if (self.step % self.config.save_every == 0 or last) and self.saved != self.step:
             self.save()
 
@@ -201,28 +246,40 @@ class Trainer:
             except Exception as error:
                 name = getattr(callback, "__name__", type(callback).__name__)
                 told = " ".join(str(error).split())
-                warnings.warn(f"the callback {name} failed at step {self.step} ({type(error).__name__}: {told}); "
-                              "the training goes on", stacklevel=3)
+                warnings.warn(
+                    f"the callback {name} failed at step {self.step} ({type(error).__name__}: {told}); "
+                    "the training goes on",
+                    stacklevel=3,
+                )
 
     def _check_finite(self) -> None:
         """Raises RuntimeError where too many steps in a row were not finite."""
         if self.meter.in_a_row >= self.config.max_nonfinite_steps:
             last = newest_checkpoint(self.out) if self.out else None
-            raise RuntimeError(f"the loss was not a finite number for {self.meter.in_a_row} steps in a row (step {self.step}, "
-                               f"loss {self.losses[-1]}); lower learning_rate; "
-                               f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved'}")
+            raise RuntimeError(
+                f"the loss was not a finite number for {self.meter.in_a_row} steps in a row (step {self.step}, "
+                f"loss {self.losses[-1]}); lower learning_rate; "
+                f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved'}"
+            )
 
-    # -- checkpoints --------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------
 
     def _weights(self) -> dict[str, nn.Module]:
         return {"model": self.model, **{f"ema_{i}": ema.model for i, ema in enumerate(self.emas)}}
 
     def save(self, name: str | None = None) -> Path:
-        """Write a checkpoint of this step, then drop all but the newest `keep_checkpoints`; one with a name stays."""
-        data = {"name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images), "classes": self.classes}
-        state = {"step": self.step, "config": self.origin, "model": plain_config(self.model), "data": data,
-                 "diffusion": self.diffusion.state_dict(), "train": self.config.model_dump(mode="json"),
-                 "precision": self.precision}
+        """Write a checkpoint of this step, then drop all but the newest `keep_checkpoints`; one
+        with a name stays.
+        """
+        data = {
+            "name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images),
+            "classes": self.classes,
+        }
+        state = {
+            "step": self.step, "config": self.origin, "model": plain_config(self.model),
+            "data": data, "diffusion": self.diffusion.state_dict(),
+            "train": self.config.model_dump(mode="json"), "precision": self.precision,
+        }
         folder = self.out / "checkpoints" / (name or f"step_{self.step:08d}")
         save_checkpoint(folder, self._weights(), self.optimizer.state_dict(), state)
         self.saved = self.step if name is None else self.saved
@@ -230,24 +287,31 @@ class Trainer:
             shutil.rmtree(old, ignore_errors=True)
         return folder
 
-    def resume(self, checkpoint: str | Path | None = None, *, allow_changes: bool = False) -> "Trainer":
+    def resume(
+        self, checkpoint: str | Path | None = None, *, allow_changes: bool = False
+    ) -> "Trainer":
         """Continue from a checkpoint folder, or from the run folder's newest. Returns the trainer.
 
-        allow_changes: other pictures and other settings of the training are wanted, so the run is no longer the one that
-        was begun. Raises FileNotFoundError if there is no checkpoint, ValueError if it belongs to another network or
-        diffusion, or, unless changes are allowed, to other pictures or settings, naming what differs.
+        allow_changes: other pictures and other settings of the training are wanted, so the run is
+        no longer the one that was begun. Raises FileNotFoundError if there is no checkpoint,
+        ValueError if it belongs to another network or diffusion, or, unless changes are allowed, to
+        other pictures or settings, naming what differs.
         """
         folder = newest_checkpoint(self.out) if checkpoint is None and self.out else checkpoint
         if folder is None:
-            raise FileNotFoundError(f"there is no checkpoint in {self.out} to resume from; leave --resume out to start anew")
+            raise FileNotFoundError(
+                f"there is no checkpoint in {self.out} to resume from; leave --resume out to start anew"
+            )
         state, weights, optimizer = load_checkpoint(folder)
-        state["train"] = TrainConfig(**state["train"]).model_dump(mode="json")  # begun when settings had other names
+        # begun when settings had other names
+        state["train"] = TrainConfig(**state["train"]).model_dump(mode="json")
         kept = average_files(state["train"]["ema"], self.config.ema)
         self._check_same_run(state, folder, allow_changes)
         load_weights(self.model, weights["model"], folder)
         for ema, name in zip(self.emas, kept, strict=True):
             load_weights(ema.model, weights[name], folder)
-        if state["train"]["optimizer"] == self.config.optimizer:  # else it shall change: begin with an empty one
+        # else it shall change: begin with an empty one
+        if state["train"]["optimizer"] == self.config.optimizer:
             self.optimizer.load_state_dict(optimizer)
         self.step = state["step"]
         if self.config.precision == "auto":  # else what is asked for wins
@@ -256,41 +320,65 @@ class Trainer:
 
     def _check_same_run(self, state: dict, folder: object, allow_changes: bool) -> None:
         free = FREE | {"ema"}  # an average that is no longer wanted may go; see average_files
-        now = {"model": plain_config(self.model), "diffusion": self.diffusion.state_dict(),
-               "data": {"pictures": fingerprint(self.images)}, "train": self.config.model_dump(mode="json", exclude=free)}
+        now = {
+            "model": plain_config(self.model), "diffusion": self.diffusion.state_dict(),
+            "data": {"pictures": fingerprint(self.images)},
+            "train": self.config.model_dump(mode="json", exclude=free),
+        }
         for part, value in now.items():
             saved = state[part] if part != "data" else {"pictures": state[part]["sha256"]}
-            differing = [k for k in sorted(value.keys() | saved.keys() - free) if _plain(value.get(k)) != _plain(saved.get(k))]
+            differing = [
+                k
+                for k in sorted(value.keys() | saved.keys() - free)
+                if _plain(value.get(k)) != _plain(saved.get(k))
+            ]
             changeable = part in ("data", "train")
             if differing and not (allow_changes and changeable):
-                told = [f"{k} was {saved.get(k)!r}, now {value.get(k)!r}" if part == "train" else k for k in differing]
+                told = [
+                    f"{k} was {saved.get(k)!r}, now {value.get(k)!r}" if part == "train" else k
+                    for k in differing
+                ]
                 remedy = ", or say that they shall change (--allow-changes)" if changeable else ""
-                raise ValueError(f"{folder} was trained with another {part} ({', '.join(told)} differ); "
-                                 f"resume with the settings it was started with{remedy}")
+                raise ValueError(
+                    f"{folder} was trained with another {part} ({', '.join(told)} differ); "
+                    f"resume with the settings it was started with{remedy}"
+                )
 
 
 def check_run(config: TrainConfig, model: nn.Module, processes: int) -> None:
-    """Raises ValueError for settings that this network or this number of processes cannot be trained with."""
+    """Raises ValueError for settings that this network or this number of processes cannot be
+    trained with.
+    """
     if config.augment and getattr(model, "augment_dim", 0) != MOVES:
         raise ValueError(f"augment is {config.augment}, but the network cannot be told of it; "
                          f"set the model's augment_dim to {MOVES}")
     if config.batch_size % (slices := processes * config.accumulate):
-        raise ValueError(f"a batch_size of {config.batch_size} cannot be shared evenly by {processes} processes with "
-                         f"accumulate {config.accumulate}; make it a multiple of {slices}")
+        raise ValueError(
+            f"a batch_size of {config.batch_size} cannot be shared evenly by {processes} processes with "
+            f"accumulate {config.accumulate}; make it a multiple of {slices}"
+        )
 
 
 def average_files(saved: Sequence[float], wanted: Sequence[float]) -> list[str]:
-    """The files of a checkpoint with `saved` half-lives that hold the `wanted` ones. Raises ValueError if one is not there."""
+    """The files of a checkpoint with `saved` half-lives that hold the `wanted` ones. Raises
+    ValueError if one is not there.
+    """
     missing = [half_life for half_life in wanted if half_life not in saved]
     if missing:
-        raise ValueError(f"the checkpoint holds averages with half-lives {list(saved)}, none with {missing[0]}; "
-                         f"resume with --train.ema as it was")
+        raise ValueError(
+            f"the checkpoint holds averages with half-lives {list(saved)}, none with {missing[0]}; "
+            f"resume with --train.ema as it was"
+        )
     return [f"ema_{list(saved).index(half_life)}" for half_life in wanted]
 
 
 def plain_config(model: nn.Module) -> dict:
     """The settings a network was built from, as JSON holds them."""
-    return dataclasses.asdict(model.config) if dataclasses.is_dataclass(model.config) else dict(model.config)
+    return (
+        dataclasses.asdict(model.config)
+        if dataclasses.is_dataclass(model.config)
+        else dict(model.config)
+    )
 
 
 def _plain(value: object) -> object:

@@ -1,12 +1,16 @@
-"""Images per second of whole training steps: ours, diffusers' UNet2DModel with the same weights, and denoising_diffusion_pytorch.
+"""Images per second of whole training steps: ours, diffusers' UNet2DModel with the same weights,
+and denoising_diffusion_pytorch.
 
-    .venv/bin/python tests/benchmarks/throughput.py [--batch 32] [--rounds 5] [--size 32] [--channels 64]
+    .venv/bin/python tests/benchmarks/throughput.py [--batch 32] [--rounds 5] [--size 32]
+    [--channels 64]
 
-A step is forward, backward, clipped gradient, AdamW and one average of the weights. The networks take turns, so that a noisy machine
-disturbs all alike; the best round of each counts. (In one process all profit from `ops.keep_memory`.) "peak" is the share of what large
-matrix products reach here in the same number format. denoising_diffusion_pytorch (pip install denoising-diffusion-pytorch) is left out
-where it is missing; its Unet is compared at matched multiply-adds, so by multiply-adds a second. The last part tells what our step
-spends besides forward, backward, optimiser.
+A step is forward, backward, clipped gradient, AdamW and one average of the weights. The networks
+take turns, so that a noisy machine disturbs all alike; the best round of each counts. (In one
+process all profit from `ops.keep_memory`.) "peak" is the share of what large matrix products reach
+here in the same number format. denoising_diffusion_pytorch (pip install
+denoising-diffusion-pytorch) is left out where it is missing; its Unet is compared at matched
+multiply-adds, so by multiply-adds a second. The last part tells what our step spends besides
+forward, backward, optimiser.
 """
 
 import argparse
@@ -18,7 +22,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_lib import GaussianDiffusion, ToyCats, TrainConfig, Trainer, UNet, cosine_beta_schedule
+from diffusion_lib import (
+    GaussianDiffusion,
+    ToyCats,
+    TrainConfig,
+    Trainer,
+    UNet,
+    cosine_beta_schedule,
+)
 from diffusion_lib.saving.diffusers_format import to_diffusers_unet
 from diffusion_lib.training.device import pick_device, probe_autocast
 
@@ -42,11 +53,18 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / best
 
 
-def foreign_step(network: nn.Module, answer: Callable, images: torch.Tensor, diffusion: GaussianDiffusion, dtype: torch.dtype) -> Callable:
-    """A step of somebody else's network, written as one would: PyTorch's AdamW, its averaged model, autocast."""
+def foreign_step(
+    network: nn.Module, answer: Callable, images: torch.Tensor, diffusion: GaussianDiffusion,
+    dtype: torch.dtype,
+) -> Callable:
+    """A step of somebody else's network, written as one would: PyTorch's AdamW, its averaged model,
+    autocast.
+    """
     device = images.device
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    average = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)
+    )
 
     def step() -> None:
         t = torch.randint(0, diffusion.T, (len(images),))
@@ -70,26 +88,40 @@ def main() -> None:
     arguments = parser.parse_args()
     device = pick_device()
     dtype = torch.bfloat16 if probe_autocast(device) == "bf16" else torch.float32
-    diffusion, cats = GaussianDiffusion(cosine_beta_schedule(1000)), ToyCats(size=arguments.size, n=512)
+    diffusion, cats = (
+        GaussianDiffusion(cosine_beta_schedule(1000)), ToyCats(size=arguments.size, n=512),
+    )
     model = UNet(image_size=arguments.size, channels=arguments.channels)
-    settings = TrainConfig(steps=10**6, batch_size=arguments.batch, precision="bf16" if dtype == torch.bfloat16 else "float32", ema=(0.05,))
+    settings = TrainConfig(
+        steps=10**6, batch_size=arguments.batch,
+        precision="bf16" if dtype == torch.bfloat16 else "float32", ema=(0.05,),
+    )
     trainer = Trainer(model, diffusion, cats, settings)
     images = cats.images[: arguments.batch].to(device).float() / 127.5 - 1
     networks = {"ours": (model, lambda network, x, t: network(x, t))}
-    networks["diffusers UNet2DModel"] = to_diffusers_unet(model).to(device).train(), lambda network, x, t: network(x, t).sample
+    networks["diffusers UNet2DModel"] = (
+        to_diffusers_unet(model).to(device).train(), lambda network, x, t: network(x, t).sample,
+    )
     try:
-        foreign = importlib.import_module("denoising_diffusion_pytorch")   # no dependency: installed by whoever wants to compare
-        networks["denoising_diffusion_pytorch"] = foreign.Unet(dim=64, dim_mults=(1, 2, 2)).to(device), lambda network, x, t: network(x, t)
+        # no dependency: installed by whoever wants to compare
+        foreign = importlib.import_module("denoising_diffusion_pytorch")
+        networks["denoising_diffusion_pytorch"] = (
+            foreign.Unet(dim=64, dim_mults=(1, 2, 2)).to(device),
+            lambda network, x, t: network(x, t),
+        )
     except ImportError:
         print("denoising_diffusion_pytorch is not installed and left out")
     flops, steps = {}, {"ours": trainer.train_step}
     for name, (network, answer) in networks.items():
         with FlopCounterMode(display=False) as counter:
-            answer(network, images[:1], torch.zeros(1, dtype=torch.long, device=device)).float().mean().backward()
+            answer(
+                network, images[:1], torch.zeros(1, dtype=torch.long, device=device)
+            ).float().mean().backward()
         network.zero_grad(set_to_none=True)
         flops[name] = counter.get_total_flops()
         steps.setdefault(name, foreign_step(network, answer, images, diffusion, dtype))
-    flops["ours"] = flops["diffusers UNet2DModel"]                        # the same function: products that ours saves count as done
+    # the same function: products that ours saves count as done
+    flops["ours"] = flops["diffusers UNet2DModel"]
     best = dict.fromkeys(steps, float("inf"))
     for round_ in range(arguments.rounds + 1):
         for name, step in steps.items():
@@ -101,12 +133,16 @@ def main() -> None:
             if round_:                                                    # the first warms up
                 best[name] = min(best[name], (time.perf_counter() - start) / 3)
     top = peak(device, dtype)
-    print(f"{device.type}, {dtype}, {torch.get_num_threads()} threads, batch {arguments.batch}, {arguments.size} px; "
-          f"matrix products reach {top / 1e9:.0f} GFLOP/s")
+    print(
+        f"{device.type}, {dtype}, {torch.get_num_threads()} threads, batch {arguments.batch}, {arguments.size} px; "
+        f"matrix products reach {top / 1e9:.0f} GFLOP/s"
+    )
     for name, seconds in best.items():
         speed = flops[name] * arguments.batch / seconds
-        print(f"{name:28s} {arguments.batch / seconds:8.1f} images/s  {flops[name] / 1e9:6.2f} GFLOP an image  {speed / 1e9:7.1f} GFLOP/s "
-              f"({speed / top:.0%} of the peak)  ours is {seconds / best['ours'] * flops['ours'] / flops[name]:.2f} times as fast per FLOP")
+        print(
+            f"{name:28s} {arguments.batch / seconds:8.1f} images/s  {flops[name] / 1e9:6.2f} GFLOP an image  {speed / 1e9:7.1f} GFLOP/s "
+            f"({speed / top:.0%} of the peak)  ours is {seconds / best['ours'] * flops['ours'] / flops[name]:.2f} times as fast per FLOP"
+        )
     besides(trainer)
 
 

@@ -1,11 +1,14 @@
 """Short trials before a long training: which settings get furthest in the same time?
 
-    .venv/bin/python tests/benchmarks/trials.py cats32 --seconds 140 --threads 1 "" "train.optimizer=adamw train.learning_rate=1e-3"
+    .venv/bin/python tests/benchmarks/trials.py cats32 --seconds 140 --threads 1 ""
+    "train.optimizer=adamw train.learning_rate=1e-3"
 
-Each trial is a config that ships with the changes in its text ("" is the config as it is). It trains for so many seconds, with the learning
-rate's whole curve in them, and prints the error in v of the averaged weights on pictures that it never saw, mean over 21
-signal-to-noise ratios: lower is better, whatever the network predicts, however its loss is weighted and its schedule runs. The ratios are
-those of the cosine schedule at 32 px, and for larger pictures lower, so that large shapes are as hidden. Prints a line of JSON for each.
+Each trial is a config that ships with the changes in its text ("" is the config as it is). It
+trains for so many seconds, with the learning rate's whole curve in them, and prints the error in v
+of the averaged weights on pictures that it never saw, mean over 21 signal-to-noise ratios: lower is
+better, whatever the network predicts, however its loss is weighted and its schedule runs. The
+ratios are those of the cosine schedule at 32 px, and for larger pictures lower, so that large
+shapes are as hidden. Prints a line of JSON for each.
 """
 
 import argparse
@@ -14,7 +17,16 @@ import time
 
 import torch
 
-from diffusion_lib import GaussianDiffusion, Trainer, UNet, load_data, load_model, loss_per_timestep, make_betas, to_float
+from diffusion_lib import (
+    GaussianDiffusion,
+    Trainer,
+    UNet,
+    load_data,
+    load_model,
+    loss_per_timestep,
+    make_betas,
+    to_float,
+)
 from diffusion_lib.measuring.report import real_pictures
 from diffusion_lib.saving.pretrained import start_from
 from diffusion_lib.training.config import override, read_config, resolve
@@ -34,8 +46,12 @@ def build(config: dict, steps: int, data: object) -> Trainer:
 
 
 def same_ratios(diffusion: GaussianDiffusion, size: int) -> list[int]:
-    """The timesteps whose signal-to-noise ratio is nearest to that of TIMESTEPS, as they are at 32 px."""
-    wanted = GaussianDiffusion(make_betas("cosine", 1000, snr_factor=(32 / size) ** 2)).snr(torch.tensor(TIMESTEPS))
+    """The timesteps whose signal-to-noise ratio is nearest to that of TIMESTEPS, as they are at 32
+    px.
+    """
+    wanted = GaussianDiffusion(make_betas("cosine", 1000, snr_factor=(32 / size) ** 2)).snr(
+        torch.tensor(TIMESTEPS)
+    )
     own = diffusion.snr(torch.arange(diffusion.T))
     return (own.log()[None] - wanted.log()[:, None]).abs().argmin(dim=1).tolist()
 
@@ -65,11 +81,22 @@ def main() -> None:
         for _ in range(steps):
             trainer.train_step()
         seconds = time.perf_counter() - start
-        error = loss_per_timestep(trainer.diffusion, trainer.ema_model, held_out, same_ratios(trainer.diffusion, resolved.model.image_size),
-                                  target="v").mean()
-        print(json.dumps({"changes": text, "parameters": sum(p.numel() for p in trainer.model.parameters()), "steps": steps,
-                          "images_per_second": round(steps * resolved.train.batch_size / seconds, 1),
-                          "seconds": round(seconds), "held_out_error_v": round(float(error), 5)}), flush=True)
+        error = loss_per_timestep(
+            trainer.diffusion, trainer.ema_model, held_out,
+            same_ratios(trainer.diffusion, resolved.model.image_size), target="v",
+        ).mean()
+        print(
+            json.dumps(
+                {
+                    "changes": text,
+                    "parameters": sum(p.numel() for p in trainer.model.parameters()),
+                    "steps": steps,
+                    "images_per_second": round(steps * resolved.train.batch_size / seconds, 1),
+                    "seconds": round(seconds), "held_out_error_v": round(float(error), 5),
+                }
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

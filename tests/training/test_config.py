@@ -61,8 +61,13 @@ def test_every_setting_can_be_changed_on_the_command_line(capsys: pytest.Capture
             setting = f"{part}.{name}" if name else part
             new = not value if isinstance(value, bool) else value + 1 if isinstance(value,
                                                                                     int) else value
-            text = new if isinstance(new, str) else "null" if new is None else yaml.safe_dump(new,
-                                                                                              default_flow_style=True).removesuffix("\n...\n").strip()
+            text = (
+                new
+                if isinstance(new, str)
+                else "null"
+                if new is None
+                else yaml.safe_dump(new, default_flow_style=True).removesuffix("\n...\n").strip()
+            )
             flags = ["--data", text] if setting == "data" else [f"--{setting}", text]
             assert main(["train", "--config", "toycats32", *flags, "--print_config"]) == 0, setting
             printed = yaml.safe_load(capsys.readouterr().out)

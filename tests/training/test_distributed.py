@@ -1,6 +1,8 @@
-"""Several processes train one run together, as one alone would: two on the CPU, which talk through gloo.
+"""Several processes train one run together, as one alone would: two on the CPU, which talk through
+gloo.
 
-`accelerate launch` starts one a GPU; on a CPU alone it starts one whatever it is asked, so here PyTorch's own launcher does.
+`accelerate launch` starts one a GPU; on a CPU alone it starts one whatever it is asked, so here
+PyTorch's own launcher does.
 """
 
 import importlib.util
@@ -17,8 +19,14 @@ from safetensors.torch import load_file
 
 from diffusion_lib.training.run_folder import CsvLog
 
-pytestmark = [pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="Accelerate is not installed"),
-              pytest.mark.skipif(sys.platform != "linux", reason="gloo between processes of one machine is tested on Linux")]
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("accelerate") is None, reason="Accelerate is not installed"
+    ),
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="gloo between processes of one machine is tested on Linux"
+    ),
+]
 ROOT = Path(__file__).parents[2]
 TINY = """
 data: folder:{data}
@@ -34,7 +42,9 @@ def config(tmp_path: Path) -> Path:
     for name in ("cats", "dogs"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(5):
-            pixels = torch.randint(0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8).numpy()
+            pixels = torch.randint(
+                0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8
+            ).numpy()
             Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY.format(data=tmp_path / "pictures"))
@@ -49,10 +59,26 @@ def free_port() -> int:
 
 def train(processes: int, config: Path, out: Path, *flags: str) -> subprocess.CompletedProcess:
     """`torchrun -m diffusion_lib train …`, or plain Python for one process."""
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(free_port())] if processes > 1 else []
+    launch = (
+        [
+            "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port",
+            str(free_port()),
+        ]
+        if processes > 1
+        else []
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *launch, "-m", "diffusion_lib", "train", "--config", str(config), "--out", str(out), *flags],
-                          cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(
+        [
+            sys.executable, *launch, "-m", "diffusion_lib", "train", "--config", str(config),
+            "--out", str(out), *flags,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
 
 
 def column(run: Path, name: str) -> list[float]:
@@ -60,10 +86,19 @@ def column(run: Path, name: str) -> list[float]:
 
 
 def weights(run: Path, step: int, name: str) -> torch.Tensor:
-    return torch.cat([v.flatten() for _, v in sorted(load_file(run / f"checkpoints/step_{step:08d}/{name}.safetensors").items())])
+    return torch.cat(
+        [
+            v.flatten()
+            for _, v in sorted(
+                load_file(run / f"checkpoints/step_{step:08d}/{name}.safetensors").items()
+            )
+        ]
+    )
 
 
-def test_two_processes_train_what_one_trains_and_either_goes_on_with_the_others_run(config: Path, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains_and_either_goes_on_with_the_others_run(
+    config: Path, tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     done = train(1, config, one, "--train.accumulate", "2")
     assert done.returncode == 0, done.stderr
@@ -74,7 +109,9 @@ def test_two_processes_train_what_one_trains_and_either_goes_on_with_the_others_
         assert column(two, name) == pytest.approx(column(one, name), rel=2e-4), name
     for name in ("model", "ema_0", "ema_1"):
         assert (weights(one, 6, name) - weights(two, 6, name)).abs().max() < 1e-4
-    assert sorted(p.name for p in (two / "samples").iterdir()) == ["step_00000003.png", "step_00000006.png"]
+    assert sorted(p.name for p in (two / "samples").iterdir()) == [
+        "step_00000003.png", "step_00000006.png",
+    ]
     assert not (two / ".lock").exists()
     # begun by two, finished by one
     (tmp_path / "half/checkpoints").mkdir(parents=True)
@@ -86,4 +123,8 @@ def test_two_processes_train_what_one_trains_and_either_goes_on_with_the_others_
 
 def test_a_batch_that_cannot_be_shared_is_refused(config: Path, tmp_path: Path) -> None:
     done = train(2, config, tmp_path / "run", "--batch-size", "7")
-    assert done.returncode != 0 and "make it a multiple of 2" in done.stderr and not (tmp_path / "run/checkpoints").exists()
+    assert (
+        done.returncode != 0
+        and "make it a multiple of 2" in done.stderr
+        and not (tmp_path / "run/checkpoints").exists()
+    )

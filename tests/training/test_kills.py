@@ -1,4 +1,6 @@
-"""kill −9 at five random moments costs nothing but the step in hand; tests/benchmarks/kills.py does it a hundred times."""
+"""kill −9 at five random moments costs nothing but the step in hand; tests/benchmarks/kills.py does
+it a hundred times.
+"""
 
 import json
 import os
@@ -20,9 +22,12 @@ print(json.dumps(kills.run(5, Path(sys.argv[1]))))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_run_killed_five_times_ends_as_if_nobody_had_killed_it(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # a process of its own: pytest's has threads, which a fork does not survive
-    done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env=environment)
+    # a process of its own: pytest's has threads, which a fork does not survive
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+        timeout=300, env=environment,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["ends bit for bit as the run that nobody killed"] and result["kills"] == 5

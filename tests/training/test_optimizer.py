@@ -31,7 +31,10 @@ def test_equals_pytorchs_muon(shape):
     """PyTorch's computes in bfloat16: three digits."""
     ours, theirs = nn.Parameter(randn(*shape)), nn.Parameter(randn(*shape))
     settings = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.95}
-    a, b = Muon([ours], **settings), torch.optim.Muon([theirs], **settings, adjust_lr_fn="match_rms_adamw")
+    a, b = (
+        Muon([ours], **settings),
+        torch.optim.Muon([theirs], **settings, adjust_lr_fn="match_rms_adamw"),
+    )
     for step in range(4):
         ours.grad, theirs.grad = randn(*shape, seed=step + 1), randn(*shape, seed=step + 1)
         before = theirs.detach().clone()
@@ -60,17 +63,27 @@ def test_vectors_are_refused():
 
 
 def test_every_weight_has_one_optimizer():
-    model = UNet(image_size=8, channels=8, channel_mults=(1, 2), attention=(False, True), num_classes=3)
+    model = UNet(
+        image_size=8, channels=8, channel_mults=(1, 2), attention=(False, True), num_classes=3
+    )
     both = MuonAdamW(model, lr=0.1)
-    muon, adamw = ({id(p) for group in part.param_groups for p in group["params"]} for part in both.parts)
+    muon, adamw = (
+        {id(p) for group in part.param_groups for p in group["params"]} for part in both.parts
+    )
     assert not muon & adamw and muon | adamw == {id(p) for p in model.parameters()}
-    for part in (model.conv_in.weight, model.conv_out.weight, model.class_embedding.weight, model.conv_norm_out.weight):
+    for part in (
+        model.conv_in.weight, model.conv_out.weight, model.class_embedding.weight,
+        model.conv_norm_out.weight,
+    ):
         assert id(part) in adamw
     assert id(model.mid_block.resnets[0].conv1.weight) in muon
 
 
 def test_the_learning_rate_reaches_both():
-    both = make_optimizer("muon", UNet(image_size=8, channels=8, channel_mults=(1, 2), attention=(False, True)), 0.1, 0.0, False)
+    both = make_optimizer(
+        "muon", UNet(image_size=8, channels=8, channel_mults=(1, 2), attention=(False, True)), 0.1,
+        0.0, False,
+    )
     for group in both.param_groups:
         group["lr"] = 0.0
     before = [p.detach().clone() for group in both.param_groups for p in group["params"]]
@@ -78,14 +91,23 @@ def test_the_learning_rate_reaches_both():
         for p in group["params"]:
             p.grad = torch.ones_like(p)
     both.step()
-    assert all(torch.equal(p, old) for p, old in zip((p for g in both.param_groups for p in g["params"]), before, strict=True))
+    assert all(
+        torch.equal(p, old)
+        for p, old in zip((p for g in both.param_groups for p in g["params"]), before, strict=True)
+    )
 
 
 def trainer(toy_images, out=None, **changes):
     torch.manual_seed(0)
     model = UNet(image_size=8, channels=8, channel_mults=(1, 2), attention=(False, True))
-    settings = {"steps": 8, "batch_size": 4, "warmup": 2, "precision": "float32", "device": "cpu", "optimizer": "muon", **changes}
-    return Trainer(model, GaussianDiffusion(cosine_beta_schedule(20)), toy_images, TrainConfig(**settings), out=out)
+    settings = {
+        "steps": 8, "batch_size": 4, "warmup": 2, "precision": "float32", "device": "cpu",
+        "optimizer": "muon", **changes,
+    }
+    return Trainer(
+        model, GaussianDiffusion(cosine_beta_schedule(20)), toy_images, TrainConfig(**settings),
+        out=out,
+    )
 
 
 def test_resume_is_exact(toy_images, tmp_path):

@@ -22,10 +22,12 @@ from diffusion_lib.training.run_folder import CsvLog, RunLock, stop_on_signals
 CPU = torch.device("cpu")
 
 
-# -- device and number format ------------------------------------------------------------------------------------------
+# -- device and number format ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("there, expected", [(("cuda", "mps"), "cuda"), (("mps",), "mps"), ((), "cpu")])
+@pytest.mark.parametrize(
+    "there, expected", [(("cuda", "mps"), "cuda"), (("mps",), "mps"), ((), "cpu")]
+)
 def test_device_order(monkeypatch: pytest.MonkeyPatch, there: tuple, expected: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
@@ -49,7 +51,9 @@ def fresh_probe():
 
 
 def clock(monkeypatch: pytest.MonkeyPatch, full: float, half: float) -> list[float]:
-    """A clock by which a float32 pass takes `full` seconds and a bfloat16 pass `half`; returns what it has counted."""
+    """A clock by which a float32 pass takes `full` seconds and a bfloat16 pass `half`; returns what
+    it has counted.
+    """
     passes, now = [], [0.0]
     convolve = torch.nn.functional.conv2d
 
@@ -63,10 +67,16 @@ def clock(monkeypatch: pytest.MonkeyPatch, full: float, half: float) -> list[flo
     return passes
 
 
-@pytest.mark.parametrize("full, half, expected", [
-    (0.040, 0.008, "bf16"), (0.040, 0.030, "bf16"), (0.040, 0.035, "float32"), (0.040, 0.040, "float32"), (0.010, 0.170, "float32"),
-])
-def test_the_probe_takes_the_faster_and_a_tie_goes_to_float32(fresh_probe, monkeypatch, full: float, half: float, expected: str) -> None:
+@pytest.mark.parametrize(
+    "full, half, expected",
+    [
+        (0.040, 0.008, "bf16"), (0.040, 0.030, "bf16"), (0.040, 0.035, "float32"),
+        (0.040, 0.040, "float32"), (0.010, 0.170, "float32"),
+    ],
+)
+def test_the_probe_takes_the_faster_and_a_tie_goes_to_float32(
+    fresh_probe, monkeypatch, full: float, half: float, expected: str
+) -> None:
     passes = clock(monkeypatch, full, half)
     assert probe_autocast(CPU) == expected
     assert full in passes and half in passes
@@ -86,18 +96,27 @@ def test_the_probe_on_this_machine(fresh_probe) -> None:
 def test_other_devices_are_not_probed(fresh_probe, monkeypatch: pytest.MonkeyPatch) -> None:
     for there in (True, False):
         probe_autocast.cache_clear()
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, there=there: there)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True, there=there: there
+        )
         assert probe_autocast(torch.device("cuda")) == ("bf16" if there else "float32")
     assert probe_autocast(torch.device("mps")) == "float32"
 
 
-# -- one run a folder ----------------------------------------------------------------------------------------------------
+# -- one run a folder ------------------------------------------------------------------------------
 
 
-def test_the_lock_is_held_by_one_run_and_freed_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses) -> None:
+def test_the_lock_is_held_by_one_run_and_freed_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses
+) -> None:
     monkeypatch.chdir(tmp_path)
     with RunLock(tmp_path / "run"):
-        with refuses(RuntimeError, "another run is training in run", ".lock", "choose another --out"), RunLock(Path("run")):
+        with (
+            refuses(
+                RuntimeError, "another run is training in run", ".lock", "choose another --out"
+            ),
+            RunLock(Path("run")),
+        ):
             raise AssertionError("the lock was given")
         with RunLock(tmp_path / "other"):
             pass
@@ -107,13 +126,17 @@ def test_the_lock_is_held_by_one_run_and_freed_at_its_end(tmp_path: Path, monkey
         pass
 
 
-HOLD = "import sys, time; from pathlib import Path; from diffusion_lib.training.run_folder import RunLock\n" \
-       "with RunLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = (
+    "import sys, time; from pathlib import Path; from diffusion_lib.training.run_folder import RunLock\n"
+    "with RunLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows kills otherwise")
 def test_another_process_holds_it_until_it_is_killed(tmp_path: Path, refuses) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout.readline() == "held\n"
         with refuses(RuntimeError, str(tmp_path), "choose another --out"), RunLock(tmp_path):
             raise AssertionError("the lock was given")
@@ -122,7 +145,7 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path: Path, refuses) ->
         pass
 
 
-# -- signals -------------------------------------------------------------------------------------------------------------
+# -- signals ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -158,7 +181,7 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
     assert answers == [False, True]
 
 
-# -- the log -------------------------------------------------------------------------------------------------------------
+# -- the log ---------------------------------------------------------------------------------------
 
 
 QUARTERS = {f"loss_q{i}": i / 10 for i in range(1, 5)}
@@ -167,8 +190,10 @@ QUARTERS = {f"loss_q{i}": i / 10 for i in range(1, 5)}
 def fill(path: Path, steps: range, start: int = 0) -> None:
     log = CsvLog(path, start)
     for step in steps:
-        log.write(step=step, loss=1 / 3, learning_rate=0.001, gradient_norm=2.0, images_per_second=100.0, seconds=log.seconds_before + step,
-                  **QUARTERS)
+        log.write(
+            step=step, loss=1 / 3, learning_rate=0.001, gradient_norm=2.0, images_per_second=100.0,
+            seconds=log.seconds_before + step, **QUARTERS,
+        )
     log.file.close()
 
 
@@ -179,7 +204,10 @@ def steps_in(path: Path) -> list[int]:
 def test_rows_as_they_were_written(tmp_path: Path) -> None:
     fill(tmp_path / "log.csv", range(1, 4))
     lines = (tmp_path / "log.csv").read_text().splitlines()
-    assert lines[0] == "step,loss,learning_rate,gradient_norm,images_per_second,seconds,loss_q1,loss_q2,loss_q3,loss_q4"
+    assert (
+        lines[0]
+        == "step,loss,learning_rate,gradient_norm,images_per_second,seconds,loss_q1,loss_q2,loss_q3,loss_q4"
+    )
     assert lines[1] == "1,0.333333,0.001,2,100,1,0.1,0.2,0.3,0.4" and len(lines) == 4
     expected = ("3", "0.333333", "0.001", "2", "100", "3", "0.1", "0.2", "0.3", "0.4")
     assert CsvLog.read(tmp_path / "log.csv")[2] == dict(zip(CsvLog.COLUMNS, expected, strict=True))
@@ -188,7 +216,10 @@ def test_rows_as_they_were_written(tmp_path: Path) -> None:
 def test_every_row_is_on_the_disk_at_once(tmp_path: Path) -> None:
     log = CsvLog(tmp_path / "log.csv", 0)
     for step in (1, 2):
-        log.write(step=step, loss=1.0, learning_rate=0.1, gradient_norm=1.0, images_per_second=1.0, seconds=1.0, **QUARTERS)
+        log.write(
+            step=step, loss=1.0, learning_rate=0.1, gradient_norm=1.0, images_per_second=1.0,
+            seconds=1.0, **QUARTERS,
+        )
         assert steps_in(tmp_path / "log.csv")[-1] == step
     log.file.close()
 
@@ -212,12 +243,19 @@ def test_half_a_last_row_is_ignored(tmp_path: Path, cut: int) -> None:
     whole = path.read_bytes()
     assert whole.splitlines(keepends=True)[-1] == b"10,0.333333,0.001,2,100,10,0.1,0.2,0.3,0.4\r\n"
     path.write_bytes(whole[:-cut])
-    assert steps_in(path) == list(range(1, 10))  # also where only its end is lost: its last number may be short
+    # also where only its end is lost: its last number may be short
+    assert steps_in(path) == list(range(1, 10))
     fill(path, range(10, 12), start=10)
     assert steps_in(path) == [*range(1, 12)]
 
 
-@pytest.mark.parametrize("rubbish", ["\0\0\0\0\r\n", "nonsense\r\n", "1,2,3\r\n", "x,1,1,1,1,1,1,1,1,1\r\n", ",,,,,,,,,\r\n", "\r\n"])
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        "\0\0\0\0\r\n", "nonsense\r\n", "1,2,3\r\n", "x,1,1,1,1,1,1,1,1,1\r\n", ",,,,,,,,,\r\n",
+        "\r\n",
+    ],
+)
 def test_rows_that_are_none_are_ignored(tmp_path: Path, rubbish: str) -> None:
     path = tmp_path / "log.csv"
     fill(path, range(1, 4))
@@ -228,7 +266,9 @@ def test_rows_that_are_none_are_ignored(tmp_path: Path, rubbish: str) -> None:
     assert steps_in(path) == [1, 2, 3, 4]
 
 
-def test_a_full_disk_does_not_cost_the_rows_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_cost_the_rows_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(tmp_path / "log.csv", range(1, 6))
 
     def no_space(*_: object) -> None:
@@ -251,24 +291,41 @@ def test_a_log_that_is_missing_or_foreign_starts_anew(tmp_path: Path) -> None:
         path.unlink()
 
 
-# -- the card of a shipped model ---------------------------------------------------------------------------------------------
+# -- the card of a shipped model -------------------------------------------------------------------
 
 
 def test_a_card_tells_settings_work_thinned_log_and_measures(tmp_path: Path) -> None:
     log = CsvLog(tmp_path / "log.csv", 0)
     for step in range(10, 6010, 10):
-        quarters = {f"loss_q{i}": float("nan") if i == 4 and step < 3000 else 0.1 * i for i in range(1, 5)}
-        log.write(step=step, loss=1 / step, learning_rate=1e-3, gradient_norm=1.0, images_per_second=50.0, seconds=step / 10, **quarters)
+        quarters = {
+            f"loss_q{i}": float("nan") if i == 4 and step < 3000 else 0.1 * i for i in range(1, 5)
+        }
+        log.write(
+            step=step, loss=1 / step, learning_rate=1e-3, gradient_norm=1.0, images_per_second=50.0,
+            seconds=step / 10, **quarters,
+        )
     log.file.close()
     (tmp_path / "report.json").write_text('{"measures": [1]}')
-    state = {"data": {"name": "toycats"}, "train": {"batch_size": 32, "device": "cpu", "keep_checkpoints": 3},
-             "precision": "float32", "step": 6000}
+    state = {
+        "data": {"name": "toycats"},
+        "train": {"batch_size": 32, "device": "cpu", "keep_checkpoints": 3}, "precision": "float32",
+        "step": 6000,
+    }
     told = card(tmp_path, state)
-    assert told["images_seen"] == 192_000 and told["seconds"] == 600 and told["report"] == {"measures": [1]} and "trials" not in told
+    assert (
+        told["images_seen"] == 192_000
+        and told["seconds"] == 600
+        and told["report"] == {"measures": [1]}
+        and "trials" not in told
+    )
     assert told["train"] == {"batch_size": 32} and told["init"] == ""
     assert card(tmp_path, {**state, "config": {"init": "cats32"}})["init"] == "cats32"
     thinned = told["log"]
-    assert len(thinned["step"]) == 60 and thinned["step"][-1] == 6000 and thinned["loss_q1"][0] == 0.1
+    assert (
+        len(thinned["step"]) == 60 and thinned["step"][-1] == 6000 and thinned["loss_q1"][0] == 0.1
+    )
     assert thinned["loss_q4"][0] is None and thinned["loss_q4"][-1] == pytest.approx(0.4)
-    assert thinned["loss"][-1] == pytest.approx(sum(1 / step for step in range(5910, 6010, 10)) / 10, abs=1e-5)
+    assert thinned["loss"][-1] == pytest.approx(
+        sum(1 / step for step in range(5910, 6010, 10)) / 10, abs=1e-5
+    )
     json.dumps(told)
