@@ -1,1 +1,3 @@
-"""Diffusion itself, in reading order: schedules, diffusion, losses, unet, samplers, guidance, ideal, ema."""
+"""Diffusion itself, in reading order: schedules, diffusion, losses, unet, samplers, guidance,
+ideal, ema.
+"""

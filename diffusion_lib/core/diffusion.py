@@ -1,7 +1,9 @@
-"""The forward process and the algebra around it: what noise does to a picture; how ε, x_0 and v turn into each other.
+"""The forward process and the algebra around it: what noise does to a picture; how ε, x_0 and v
+turn into each other.
 
-The index. Code counts timesteps t = 0 … T-1; the paper's t is the code's t + 1. So `alphas_cumprod[0]` belongs to the
-first, slightest noising, and the clean picture itself has no index (samplers call it t = -1). It is so everywhere here.
+The index. Code counts timesteps t = 0 … T-1; the paper's t is the code's t + 1. So
+`alphas_cumprod[0]` belongs to the first, slightest noising, and the clean picture itself has no
+index (samplers call it t = -1). It is so everywhere here.
 """
 
 import torch
@@ -11,13 +13,16 @@ PREDICTIONS = ("epsilon", "x0", "v")
 
 
 class GaussianDiffusion:
-    """The diffusion process of DDPM (Ho et al. 2020, section 2) and what its network is asked to predict.
+    """The diffusion process of DDPM (Ho et al. 2020, section 2) and what its network is asked to
+    predict.
 
-    betas: (T,), each in (0, 1], 1 only in last place. prediction: what the network's output means, "epsilon" (the
-    noise), "x0" (the picture) or "v" = √ᾱ ε - √(1-ᾱ) x_0 (Salimans & Ho 2022, section 4).
+    betas: (T,), each in (0, 1], 1 only in last place. prediction: what the network's output means,
+    "epsilon" (the noise), "x0" (the picture) or "v" = √ᾱ ε - √(1-ᾱ) x_0 (Salimans & Ho 2022,
+    section 4).
 
-    Stored: `betas`, `alphas` and `alphas_cumprod` (ᾱ), all float64 (T,) on the CPU, and nothing else; every other
-    coefficient is derived where it is used. Images are (B, C, H, W) in [-1, 1]; t is int64 (B,) in 0 … T-1.
+    Stored: `betas`, `alphas` and `alphas_cumprod` (ᾱ), all float64 (T,) on the CPU, and nothing
+    else; every other coefficient is derived where it is used. Images are (B, C, H, W) in [-1, 1]; t
+    is int64 (B,) in 0 … T-1.
 
     Raises ValueError for betas out of range, and for a last beta of 1 with prediction "epsilon".
     """
@@ -25,7 +30,9 @@ class GaussianDiffusion:
     def __init__(self, betas: Tensor, prediction: str = "epsilon") -> None:
         self.betas = torch.as_tensor(betas, dtype=torch.float64).cpu()
         self.alphas = 1 - self.betas
-        self.alphas_cumprod = torch.cumprod(self.alphas, dim=-1) if self.alphas.ndim else self.alphas
+        self.alphas_cumprod = (
+            torch.cumprod(self.alphas, dim=-1) if self.alphas.ndim else self.alphas
+        )
         self.prediction = prediction
         check_process(self)
 
@@ -45,7 +52,9 @@ class GaussianDiffusion:
         Two tensors (B, 1, 1, 1) like `like`. Raises ValueError for a t that is not in 0 … T-1.
         """
         alphas_cumprod = self.alphas_cumprod[check_timesteps(t, self.T)]
-        return like_pictures(alphas_cumprod.sqrt(), like), like_pictures((1 - alphas_cumprod).sqrt(), like)
+        return like_pictures(alphas_cumprod.sqrt(), like), like_pictures(
+            (1 - alphas_cumprod).sqrt(), like
+        )
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio ᾱ_t / (1-ᾱ_t), float64 (B,) (Kingma et al. 2021, equation 2)."""
@@ -77,16 +86,18 @@ class GaussianDiffusion:
         t, t_prev = check_step(t, t_prev, self.T)
         now = self.alphas_cumprod[t]                                                      # ᾱ_t
         before = torch.where(t_prev >= 0, self.alphas_cumprod[t_prev.clamp(min=0)], 1.0)  # ᾱ_{t-1}
-        alpha = now / before                                 # α_t; of several steps at once if t_prev < t - 1
+        alpha = now / before  # α_t; of several steps at once if t_prev < t - 1
         x_0_weight = before.sqrt() * (1 - alpha) / (1 - now)
         x_t_weight = alpha.sqrt() * (1 - before) / (1 - now)
         variance = (1 - before) / (1 - now) * (1 - alpha)
         mean = like_pictures(x_0_weight, x_t) * x_0 + like_pictures(x_t_weight, x_t) * x_t
         return mean, like_pictures(variance, x_t)
 
-    # -- what the network says, in any of the three languages -----------------------------------------
+    # -- what the network says, in any of the three languages --------------------------------------
 
-    def target(self, x_0: Tensor, noise: Tensor, t: Tensor, prediction: str | None = None) -> Tensor:
+    def target(
+        self, x_0: Tensor, noise: Tensor, t: Tensor, prediction: str | None = None
+    ) -> Tensor:
         """What the network should have said for this picture, noise and t: (B, C, H, W).
 
         prediction: in which language; the process's own when left out.
@@ -128,7 +139,9 @@ class GaussianDiffusion:
     # -- saving -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
-        """Plain numbers for a checkpoint: {"betas": T floats, "prediction": str}. JSON keeps them exactly."""
+        """Plain numbers for a checkpoint: {"betas": T floats, "prediction": str}. JSON keeps them
+        exactly.
+        """
         return {"betas": self.betas.tolist(), "prediction": self.prediction}
 
     @classmethod
@@ -147,7 +160,9 @@ def like_pictures(coefficients: Tensor, like: Tensor) -> Tensor:
 
 
 def check_process(diffusion: GaussianDiffusion) -> None:
-    """Raises ValueError for betas out of range, an unknown prediction, or two that do not go together."""
+    """Raises ValueError for betas out of range, an unknown prediction, or two that do not go
+    together.
+    """
     betas, prediction = diffusion.betas, diffusion.prediction
     if betas.ndim != 1 or len(betas) < 1:
         raise ValueError("betas must be a row of at least one number, shape (T,), "
@@ -159,13 +174,19 @@ def check_process(diffusion: GaussianDiffusion) -> None:
                          "each beta is a variance, try 1e-4 to 0.02")
     if (betas[:-1] == 1).any():
         t = int((betas[:-1] == 1).nonzero()[0])
-        raise ValueError(f"betas[{t}] = 1 before the last step: nothing is left for the steps after it; "
-                         "only betas[-1] may be 1")
+        raise ValueError(
+            f"betas[{t}] = 1 before the last step: nothing is left for the steps after it; "
+            "only betas[-1] may be 1"
+        )
     if prediction not in PREDICTIONS:
-        raise ValueError(f"unknown prediction {prediction!r}; a network can predict {', '.join(PREDICTIONS)}")
+        raise ValueError(
+            f"unknown prediction {prediction!r}; a network can predict {', '.join(PREDICTIONS)}"
+        )
     if betas[-1] == 1 and prediction == "epsilon":
-        raise ValueError("the last beta is 1 (zero terminal SNR), where the noise says nothing about the "
-                         "picture; use prediction='v'")
+        raise ValueError(
+            "the last beta is 1 (zero terminal SNR), where the noise says nothing about the "
+            "picture; use prediction='v'"
+        )
 
 
 def check_timesteps(t: Tensor, T: int) -> Tensor:
@@ -207,7 +228,8 @@ def check_step(t: Tensor, t_prev: Tensor | None, T: int) -> tuple[Tensor, Tensor
 
 
 def check_finite(pictures: Tensor, what: str = "the pictures", of: str = "pixels") -> None:
-    """Raises ValueError where pictures hold NaN or infinite pixels (or features have such numbers)."""
+    """Raises ValueError where pictures hold NaN or infinite pixels (or features have such numbers).
+    """
     if not torch.isfinite(pictures).all():
         raise ValueError(f"{what} hold NaN or infinite {of}; "
                          "find and remove them (torch.isfinite tells where)")

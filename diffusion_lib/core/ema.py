@@ -1,4 +1,6 @@
-"""An exponential moving average of the weights: what one samples from, because the last raw step is noisy."""
+"""An exponential moving average of the weights: what one samples from, because the last raw step is
+noisy.
+"""
 
 import copy
 
@@ -7,18 +9,23 @@ from torch import nn
 
 
 class EMA:
-    """A slowly following copy of a model, whose memory is a share of the run so far (Karras et al. 2024, section 3.1).
+    """A slowly following copy of a model, whose memory is a share of the run so far (Karras et al.
+    2024, section 3.1).
 
-    model: the network that trains. half_life: the share of the steps so far after which a weight's influence has
-    halved; 0.05 after 1,000 steps is a half-life of 50 steps. A fixed decay such as 0.9999 would remember the random
-    start for tens of thousands of steps; growing with the run, the average is warmed up by construction.
+    model: the network that trains. half_life: the share of the steps so far after which a weight's
+    influence has halved; 0.05 after 1,000 steps is a half-life of 50 steps. A fixed decay such as
+    0.9999 would remember the random start for tens of thousands of steps; growing with the run, the
+    average is warmed up by construction.
 
-    `ema.model` is the copy, in eval mode and without gradients. Raises ValueError unless 0 < half_life < 1.
+    `ema.model` is the copy, in eval mode and without gradients. Raises ValueError unless 0 <
+    half_life < 1.
     """
 
     def __init__(self, model: nn.Module, half_life: float = 0.05) -> None:
         if not 0 < half_life < 1:
-            raise ValueError(f"half_life is a share of the run so far, between 0 and 1, not {half_life}; 0.05 is usual")
+            raise ValueError(
+                f"half_life is a share of the run so far, between 0 and 1, not {half_life}; 0.05 is usual"
+            )
         self.half_life = half_life
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 

@@ -4,11 +4,13 @@
         ...                                  # step.t, step.x_t, step.x0_hat: watch it happen
     pictures = step.x_t                      # the last step has t = -1
 
-A sampler is a generator. It yields one `Step` per transition, x_t being what entered it, and then a last one with the
-finished picture; what to do with the steps (a plot, a progress bar, nothing) is the caller's business.
+A sampler is a generator. It yields one `Step` per transition, x_t being what entered it, and then a
+last one with the finished picture; what to do with the steps (a plot, a progress bar, nothing) is
+the caller's business.
 
-All four think in the same order: ask the network, turn its answer into x̂_0, clip x̂_0 to [-1, 1], then step.
-Clipping comes before the step is built from x̂_0; clipping afterwards, or not at all, is a classic mistake.
+All four think in the same order: ask the network, turn its answer into x̂_0, clip x̂_0 to [-1, 1],
+then step. Clipping comes before the step is built from x̂_0; clipping afterwards, or not at all, is
+a classic mistake.
 """
 
 import math
@@ -34,28 +36,29 @@ class Step(NamedTuple):
     evaluations: int  # network evaluations spent so far, this step's included
 
 
-# DDPM algorithm 2, with the reverse step written as x̂_0 → clip → posterior mean (equation 7) → noise
+# DDPM algorithm 2, the reverse step as x̂_0 → clip → posterior mean (equation 7) → noise
 @torch.no_grad()
 def ddpm(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
-    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+    spacing: float = 1.0,
 ) -> Iterator[Step]:
     """Ancestral sampling (Ho et al. 2020): fresh noise after every step but the last.
 
-    shape (B, C, H, W); steps from 1 to T network evaluations; seeds, one a picture (0 … B-1 when left out); x_T, the
-    noise to start from (drawn from the seeds when left out); clip x̂_0 to [-1, 1] before it is used; spacing, see
-    `timesteps_trailing`. Yields `Step`s.
-    The variance is the posterior's own ("fixed small" in diffusers). Raises ValueError for steps outside 1 … T.
+    shape (B, C, H, W); steps from 1 to T network evaluations; seeds, one a picture (0 … B-1 when
+    left out); x_T, the noise to start from (drawn from the seeds when left out); clip x̂_0 to [-1,
+    1] before it is used; spacing, see `timesteps_trailing`. Yields `Step`s. The variance is the
+    posterior's own ("fixed small" in diffusers). Raises ValueError for steps outside 1 … T.
     """
     ts = timesteps_trailing(diffusion.T, steps, spacing)
     noise = SeededNoise(model, shape, seeds, x_T)
     x = noise.x_T
     for i, (t, t_prev) in enumerate(zip(ts, [*ts[1:], -1], strict=True)):
-        x0_hat = predict_x0_clipped(diffusion, model, x, t, clip)           # 1. what is the picture?  2. clip
+        x0_hat = predict_x0_clipped(diffusion, model, x, t, clip)  # 1. the picture?  2. clip
         yield Step(t, x, x0_hat, i + 1)
         mean, variance = diffusion.q_posterior(                             # 3. the mean
             x0_hat, x, torch.tensor([t]), torch.tensor([t_prev]))
-        x = mean + variance.sqrt() * noise.next() if t_prev >= 0 else mean  # 4. noise, none after the last step
+        x = mean + variance.sqrt() * noise.next() if t_prev >= 0 else mean  # 4. noise, till the end
     yield finished(x, len(ts))
 
 
@@ -67,9 +70,9 @@ def ddim(
 ) -> Iterator[Step]:
     """Deterministic sampling (Song et al. 2021): the seed decides x_T, and x_T decides the picture.
 
-    Arguments, yields and errors as `ddpm`. The noise direction is taken from the clipped x̂_0 (diffusers'
-    `use_clipped_model_output=True`), so that x_t keeps the noise level that t promises. First order: halving the step
-    halves the error.
+    Arguments, yields and errors as `ddpm`. The noise direction is taken from the clipped x̂_0
+    (diffusers' `use_clipped_model_output=True`), so that x_t keeps the noise level that t promises.
+    First order: halving the step halves the error.
     """
     ts = timesteps_trailing(diffusion.T, steps, spacing)
     signal, noise = rates_at(diffusion, ts)
@@ -82,7 +85,7 @@ def ddim(
     yield finished(x, len(ts))
 
 
-# Heun's rule (Karras et al. 2022, "Elucidating the Design Space", algorithm 1), on x̂_0 so that ᾱ = 0 is no special case
+# Heun's rule (Karras et al. 2022, "Elucidating the Design Space", algorithm 1), on x̂_0
 @torch.no_grad()
 def heun(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
@@ -90,9 +93,10 @@ def heun(
 ) -> Iterator[Step]:
     """Look, step, look again, and repeat the step with the average of both guesses.
 
-    Arguments, yields and errors as `ddpm`. Two network evaluations a step (`steps` counts steps), one in the last,
-    which lands on the guess itself. Second order on the way: halving the step quarters the error. The last step is first
-    order, and the picture's error falls by about 2.5 (measured by `tests/benchmarks/sampler_order.py`).
+    Arguments, yields and errors as `ddpm`. Two network evaluations a step (`steps` counts steps),
+    one in the last, which lands on the guess itself. Second order on the way: halving the step
+    quarters the error. The last step is first order, and the picture's error falls by about 2.5
+    (measured by `tests/benchmarks/sampler_order.py`).
     """
     ts = timesteps_trailing(diffusion.T, steps, spacing)
     signal, noise = rates_at(diffusion, ts)
@@ -118,14 +122,16 @@ def dpm_solver_pp(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
     seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
 ) -> Iterator[Step]:
-    """DDIM's step with x̂_0 extrapolated from this guess and the last: second order at one evaluation a step.
+    """DDIM's step with x̂_0 extrapolated from this guess and the last: second order at one
+    evaluation a step.
 
     Arguments, yields and errors as `ddpm`. The first and the last step are DDIM's, of first order.
     """
     ts = timesteps_trailing(diffusion.T, steps, spacing)
     signal, noise = rates_at(diffusion, ts)
     x = SeededNoise(model, shape, seeds, x_T).x_T
-    lam = [math.log(a / b) if a > 0 and b > 0 else math.copysign(math.inf, a - b)    # λ, half the log of the SNR
+    # λ, half the log of the SNR
+    lam = [math.log(a / b) if a > 0 and b > 0 else math.copysign(math.inf, a - b)
            for a, b in zip(signal, noise, strict=True)]
     previous = None
     for i, t in enumerate(ts):
@@ -133,8 +139,10 @@ def dpm_solver_pp(
         yield Step(t, x, x0_hat, i + 1)
         data = x0_hat
         if previous is not None and i + 1 < len(ts):
-            r = (lam[i] - lam[i - 1]) / (lam[i + 1] - lam[i])               # length of the last step over this one's
-            data = x0_hat + (x0_hat - previous) / (2 * r)                   # r = ∞ after a start at ᾱ = 0: plain DDIM
+            # length of the last step over this one's
+            r = (lam[i] - lam[i - 1]) / (lam[i + 1] - lam[i])
+            # r = ∞ after a start at ᾱ = 0: plain DDIM
+            data = x0_hat + (x0_hat - previous) / (2 * r)
         ratio = noise[i + 1] / noise[i]
         x = ratio * x + (signal[i + 1] - ratio * signal[i]) * data
         previous = x0_hat
@@ -147,20 +155,25 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
 
 
 def last_step(steps: Iterator[Step]) -> Step:
-    """Run a sampler to its end and return its last `Step`: `last_step(ddim(…)).x_t` is the pictures."""
+    """Run a sampler to its end and return its last `Step`: `last_step(ddim(…)).x_t` is the
+    pictures.
+    """
     return deque(steps, maxlen=1)[0]
 
 
 def sample(
-    model: Model, diffusion: GaussianDiffusion, n: int, *, sampler: str = "ddim", steps: int = 50, seed: int = 0,
-    batch_size: int = 64, shape: Sequence[int] | None = None, clip: bool = True, spacing: float = 1.0,
-    on_step: Callable[[Step, int], None] | None = None, progress: bool = False,
+    model: Model, diffusion: GaussianDiffusion, n: int, *, sampler: str = "ddim", steps: int = 50,
+    seed: int = 0, batch_size: int = 64, shape: Sequence[int] | None = None, clip: bool = True,
+    spacing: float = 1.0, on_step: Callable[[Step, int], None] | None = None,
+    progress: bool = False,
 ) -> Tensor:
-    """n pictures of consecutive seeds from `seed` on, a batch at a time: float32 (n, C, H, W) in [-1, 1], on the CPU.
+    """n pictures of consecutive seeds from `seed` on, a batch at a time: float32 (n, C, H, W) in
+    [-1, 1], on the CPU.
 
-    model: a network, or one that `guided` made for one label or for n. shape: (C, H, W) of a picture, the network's own
-    when left out. on_step: called as on_step(step, first seed of the batch) for every `Step`. progress: a bar.
-    Raises ValueError for an unknown sampler, n or batch_size below 1, and what the sampler refuses.
+    model: a network, or one that `guided` made for one label or for n. shape: (C, H, W) of a
+    picture, the network's own when left out. on_step: called as on_step(step, first seed of the
+    batch) for every `Step`. progress: a bar. Raises ValueError for an unknown sampler, n or
+    batch_size below 1, and what the sampler refuses.
     """
     check_sample(n, batch_size, sampler, seed)
     shape = tuple(shape or (model.in_channels, model.image_size, model.image_size))
@@ -170,7 +183,8 @@ def sample(
         network = model.part(rows) if hasattr(model, "part") else model
         seeds = range(seed + rows.start, seed + rows.stop)
         for step in SAMPLERS[sampler](
-            diffusion, network, (len(seeds), *shape), steps=steps, seeds=seeds, clip=clip, spacing=spacing
+            diffusion, network, (len(seeds), *shape), steps=steps, seeds=seeds, clip=clip,
+            spacing=spacing,
         ):
             if on_step:
                 on_step(step, seeds[0])
@@ -182,20 +196,24 @@ def sample(
 
 
 def timesteps_trailing(T: int, steps: int, spacing: float = 1.0) -> list[int]:
-    """`steps` timesteps from T-1 down, spaced so that the first is always T-1 (Lin et al. 2024, "trailing").
+    """`steps` timesteps from T-1 down, spaced so that the first is always T-1 (Lin et al. 2024,
+    "trailing").
 
-    spacing: 1 spaces them evenly, rounded as diffusers rounds them; above 1 they lie closer together where little noise
-    is left, the i-th at T (i / steps)^spacing - 1 (the idea of Karras et al. 2022, equation 5). Raises ValueError
-    unless 1 <= steps <= T and spacing is 1 or more.
+    spacing: 1 spaces them evenly, rounded as diffusers rounds them; above 1 they lie closer
+    together where little noise is left, the i-th at T (i / steps)^spacing - 1 (the idea of Karras
+    et al. 2022, equation 5). Raises ValueError unless 1 <= steps <= T and spacing is 1 or more.
     """
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
-        raise ValueError(f"steps must be a whole number from 1 to {T} (the timesteps of training), not {steps!r}")
+        raise ValueError(
+            f"steps must be a whole number from 1 to {T} (the timesteps of training), not {steps!r}"
+        )
     if not 1 <= spacing < math.inf:
         raise ValueError(f"spacing must be a number of at least 1, not {spacing}; "
                          "1 spaces timesteps evenly, 1.5 suits 20 steps")
     if spacing == 1:
         return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
-    return [max(math.floor(T * (i / steps) ** spacing + 0.5), i) - 1 for i in range(steps, 0, -1)]  # none comes twice
+    # none comes twice
+    return [max(math.floor(T * (i / steps) ** spacing + 0.5), i) - 1 for i in range(steps, 0, -1)]
 
 
 def rates_at(diffusion: GaussianDiffusion, ts: list[int]) -> tuple[list[float], list[float]]:
@@ -204,19 +222,26 @@ def rates_at(diffusion: GaussianDiffusion, ts: list[int]) -> tuple[list[float], 
     return [math.sqrt(a) for a in alphas_cumprod], [math.sqrt(1 - a) for a in alphas_cumprod]
 
 
-def predict_x0_clipped(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip: bool) -> Tensor:
+def predict_x0_clipped(
+    diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: int, clip: bool
+) -> Tensor:
     """x̂_0 (B, C, H, W): one network evaluation, clipped to [-1, 1] if asked."""
-    says = getattr(model, "prediction", None) or diffusion.prediction  # IdealDenoiser knows its language
+    # IdealDenoiser knows its language
+    says = getattr(model, "prediction", None) or diffusion.prediction
     if says != diffusion.prediction:
-        raise ValueError(f"the model predicts {says!r}, the diffusion reads {diffusion.prediction!r}; "
-                         "make both with one GaussianDiffusion")
+        raise ValueError(
+            f"the model predicts {says!r}, the diffusion reads {diffusion.prediction!r}; "
+            "make both with one GaussianDiffusion"
+        )
     batch_t = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
     x0_hat = diffusion.predict_x0(ask(model, x_t, batch_t).to(x_t.dtype), x_t, batch_t)
     return x0_hat.clamp(-1, 1) if clip else x0_hat
 
 
 class SeededNoise:
-    """One generator per seed, drawn on the CPU: seed 7 gives the same noise in any batch and on any device."""
+    """One generator per seed, drawn on the CPU: seed 7 gives the same noise in any batch and on any
+    device.
+    """
 
     def __init__(
         self, model: Model, shape: Sequence[int], seeds: Sequence[int] | None, x_T: Tensor | None
@@ -227,7 +252,8 @@ class SeededNoise:
         self.dtype = torch.float32 if x_T is None else x_T.dtype
         self.one = tuple(shape[1:])
         self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
-        own = self.next()  # drawn even if x_T is given: else the first noise of a seed would be that x_T once more
+        # drawn even if x_T is given: else the first noise of a seed would be that x_T once more
+        own = self.next()
         self.x_T = own if x_T is None else x_T
 
     def next(self) -> Tensor:
@@ -245,24 +271,36 @@ def device_of(model: Model) -> torch.device:
 def finished(x: Tensor, evaluations: int) -> Step:
     """The last Step. Raises RuntimeError where the picture is not finite."""
     if not torch.isfinite(x).all():
-        raise RuntimeError("sampling ended in NaN or infinite pixels: the model's weights are broken; "
-                           "sample an earlier checkpoint, or train with a lower learning rate")
+        raise RuntimeError(
+            "sampling ended in NaN or infinite pixels: the model's weights are broken; "
+            "sample an earlier checkpoint, or train with a lower learning rate"
+        )
     return Step(-1, x, x, evaluations)
 
 
 def check_noise(shape: Sequence[int], seeds: Sequence[int], x_T: Tensor | None) -> None:
-    """Raises ValueError unless there is one whole seed a picture, and x_T, if given, is noise of this shape."""
+    """Raises ValueError unless there is one whole seed a picture, and x_T, if given, is noise of
+    this shape.
+    """
     if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"shape must be (number of pictures, channels, height, width), not {tuple(shape)}")
+        raise ValueError(
+            f"shape must be (number of pictures, channels, height, width), not {tuple(shape)}"
+        )
     remedy = f"seeds=range({shape[0]}) say"
     if not hasattr(seeds, "__len__"):
         raise ValueError(f"seeds must be a list with one seed a picture, {remedy}, not {seeds!r}")
     if any(isinstance(s, bool) or s != int(s) or not -(2**63) <= s < 2**63 for s in seeds):
-        raise ValueError(f"seeds must be whole numbers below 2 to the power of 63, not {list(seeds)[:5]}; {remedy}")
+        raise ValueError(
+            f"seeds must be whole numbers below 2 to the power of 63, not {list(seeds)[:5]}; {remedy}"
+        )
     if len(seeds) != shape[0]:
-        raise ValueError(f"{len(seeds)} seeds for {shape[0]} pictures; give one seed a picture, {remedy}")
+        raise ValueError(
+            f"{len(seeds)} seeds for {shape[0]} pictures; give one seed a picture, {remedy}"
+        )
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
-        raise ValueError(f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for; make them one")
+        raise ValueError(
+            f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for; make them one"
+        )
     if x_T is not None and not x_T.is_floating_point():
         raise ValueError(f"x_T holds {x_T.dtype} numbers; it is noise, torch.randn(shape)")
 
@@ -275,4 +313,6 @@ def check_sample(n: int, batch_size: int, sampler: str, seed: int) -> None:
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; known are {', '.join(sorted(SAMPLERS))}")
     if not isinstance(seed, int) or not -(2**63) <= seed < 2**63 - n:
-        raise ValueError(f"the seed must be a whole number below 2 to the power of 63, not {seed!r}")
+        raise ValueError(
+            f"the seed must be a whole number below 2 to the power of 63, not {seed!r}"
+        )

@@ -1,9 +1,10 @@
 """The network of DDPM (Ho et al. 2020, appendix B): a U-Net that sees a noisy picture and the time.
 
-A picture goes down through a few levels, each half as wide as the one before, and comes up again through as many;
-what each block made on the way down is kept and handed to the block on the same level on the way up. Every residual
-block is told the time. Names of modules follow `diffusers.UNet2DModel`, so that both have the same `state_dict`
-(see saving/diffusers_format.py). Trailing comments give shapes: B pictures, C channels, H rows, W columns, E = 4 * channels.
+A picture goes down through a few levels, each half as wide as the one before, and comes up again
+through as many; what each block made on the way down is kept and handed to the block on the same
+level on the way up. Every residual block is told the time. Names of modules follow
+`diffusers.UNet2DModel`, so that both have the same `state_dict` (see saving/diffusers_format.py).
+Trailing comments give shapes: B pictures, C channels, H rows, W columns, E = 4 * channels.
 """
 
 import math
@@ -17,7 +18,9 @@ from torch.nn import functional as F
 
 
 class TimeEmbedding(nn.Module):
-    """Time as a vector: sines and cosines of t (Vaswani et al. 2017, section 3.5), then two linear layers."""
+    """Time as a vector: sines and cosines of t (Vaswani et al. 2017, section 3.5), then two linear
+    layers.
+    """
 
     def __init__(self, channels: int, flip_sin_to_cos: bool = True, freq_shift: int = 0):
         super().__init__()
@@ -28,17 +31,25 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """t (B,) integers -> (B, E)."""
         half = self.channels // 2
-        exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - self.freq_shift)
+        exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (
+            half - self.freq_shift
+        )
         angles = t[:, None].float() * torch.exp(-math.log(10_000) * exponents)  # (B, channels / 2)
-        waves = [angles.cos(), angles.sin()] if self.flip_sin_to_cos else [angles.sin(), angles.cos()]
+        waves = (
+            [angles.cos(), angles.sin()] if self.flip_sin_to_cos else [angles.sin(), angles.cos()]
+        )
         waves = torch.cat(waves, dim=1).to(self.linear_1.weight.dtype)  # (B, channels)
         return self.linear_2(F.silu(self.linear_1(waves)))  # (B, E)
 
 
 class ResBlock(nn.Module):
-    """x + f(x, time): two convolutions, the time added between them. At first f = 0: the last convolution is zero."""
+    """x + f(x, time): two convolutions, the time added between them. At first f = 0: the last
+    convolution is zero.
+    """
 
-    def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, eps: float, dropout: float):
+    def __init__(
+        self, c_in: int, c_out: int, time_dim: int, groups: int, eps: float, dropout: float
+    ):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
@@ -88,7 +99,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        # DDPM's own (TensorFlow) networks pad on the right and below only; that is padding 0 here, as in diffusers.
+        # DDPM's own (TensorFlow) networks pad on the right and below only; that is padding 0 here,
+        # as in diffusers.
         return self.conv(x if self.padding else F.pad(x, (0, 1, 0, 1)))  # (B, C, H / 2, W / 2)
 
 
@@ -104,9 +116,14 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """What the U-Net holds for one resolution: residual blocks, attentions beside them, a change of size or none."""
+    """What the U-Net holds for one resolution: residual blocks, attentions beside them, a change of
+    size or none.
+    """
 
-    def __init__(self, resnets: list, attentions: list, downsamplers: Sequence = (), upsamplers: Sequence = ()):
+    def __init__(
+        self, resnets: list, attentions: list, downsamplers: Sequence = (),
+        upsamplers: Sequence = (),
+    ):
         super().__init__()
         self.resnets = nn.ModuleList(resnets)
         self.attentions = nn.ModuleList(attentions)
@@ -116,31 +133,46 @@ class Level(nn.Module):
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Everything that a UNet is built from. Raises ValueError for settings that do not fit together."""
+    """Everything that a UNet is built from. Raises ValueError for settings that do not fit
+    together.
+    """
 
-    image_size: int = 32  # height and width of the pictures in pixels; a multiple of patch_size * 2 ** (levels - 1)
+    # height and width of the pictures in pixels; a multiple of patch_size * 2 ** (levels - 1)
+    image_size: int = 32
     in_channels: int = 3  # of the pictures (3 for colour)
     out_channels: int | None = None  # None: as in_channels
     channels: int = 64  # width of the first level; level i has channels * channel_mults[i]
     channel_mults: tuple[int, ...] = (1, 2, 2)
-    blocks_per_level: int = 1  # residual blocks per level on the way down (one more on the way up, as in DDPM)
-    attention: tuple[bool, ...] = (False, False, True)  # a level: does attention follow each of its residual blocks?
-    num_classes: int | None = None  # K adds an embedding of K + 1 labels: 0 ... K-1, and K = "no label" (for guidance)
-    patch_size: int = 1  # p folds p x p pixels into the channels, and unfolds them at the end: p ** 2 times fewer pixels
+    # residual blocks per level on the way down (one more on the way up, as in DDPM)
+    blocks_per_level: int = 1
+    # a level: does attention follow each of its residual blocks?
+    attention: tuple[bool, ...] = (False, False, True)
+    # K adds an embedding of K + 1 labels: 0 ... K-1, and K = "no label" (for guidance)
+    num_classes: int | None = None
+    # p folds p x p pixels into the channels, and unfolds them at the end: p ** 2 times fewer pixels
+    patch_size: int = 1
     dropout: float = 0.0
     norm_num_groups: int | None = None  # of every GroupNorm; None: min(32, channels // 4)
     norm_eps: float = 1e-5
     attention_head_dim: int | None = None  # channels per attention head; None is a single head
-    flip_sin_to_cos: bool = True  # this and the next two as in diffusers, for loading published networks
+    # this and the next two as in diffusers, for loading published networks
+    flip_sin_to_cos: bool = True
     freq_shift: int = 0
     downsample_padding: int = 1
-    augment_dim: int = 0  # numbers that tell how a training picture was augmented (data/augment.py); 0: never told
+    # numbers that tell how a training picture was augmented (data/augment.py); 0: never told
+    augment_dim: int = 0
 
     def __post_init__(self) -> None:
-        groups = min(32, max(1, self.channels // 4)) if self.norm_num_groups is None else self.norm_num_groups
+        groups = (
+            min(32, max(1, self.channels // 4))
+            if self.norm_num_groups is None
+            else self.norm_num_groups
+        )
         out = self.in_channels if self.out_channels is None else self.out_channels
-        for name, value in (("out_channels", out), ("channel_mults", tuple(self.channel_mults)), ("norm_num_groups", groups),
-                            ("attention", tuple(bool(yes) for yes in self.attention))):
+        for name, value in (
+            ("out_channels", out), ("channel_mults", tuple(self.channel_mults)),
+            ("norm_num_groups", groups), ("attention", tuple(bool(yes) for yes in self.attention)),
+        ):
             object.__setattr__(self, name, value)  # JSON and YAML hand over lists
         check_settings(self)
 
@@ -151,16 +183,19 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """The denoising network: `UNet(image_size=32)(x_t, t)` or `UNet(num_classes=K)(x_t, t, labels)`.
+    """The denoising network: `UNet(image_size=32)(x_t, t)` or `UNet(num_classes=K)(x_t, t,
+    labels)`.
 
-    Takes the fields of UNetConfig, or one: `UNet(config)`; `config` holds it. Raises ValueError for settings that do not
-    fit together.
+    Takes the fields of UNetConfig, or one: `UNet(config)`; `config` holds it. Raises ValueError for
+    settings that do not fit together.
     """
 
     def __init__(self, config: UNetConfig | None = None, **settings: Any):
         super().__init__()
         self.config = c = UNetConfig(**settings) if config is None else replace(config, **settings)
-        self.image_size, self.in_channels, self.patch_size = c.image_size, c.in_channels, c.patch_size
+        self.image_size, self.in_channels, self.patch_size = (
+            c.image_size, c.in_channels, c.patch_size,
+        )
         self.num_classes, self.augment_dim = c.num_classes, c.augment_dim
         widths, time_dim, groups = c.widths, 4 * c.channels, c.norm_num_groups
 
@@ -173,8 +208,12 @@ class UNet(nn.Module):
 
         self.conv_in = nn.Conv2d(c.in_channels * c.patch_size**2, c.channels, 3, padding=1)
         self.time_embedding = TimeEmbedding(c.channels, c.flip_sin_to_cos, c.freq_shift)
-        self.class_embedding = None if c.num_classes is None else nn.Embedding(c.num_classes + 1, time_dim)
-        self.augment_embedding = zero(nn.Linear(c.augment_dim, time_dim, bias=False)) if c.augment_dim else None
+        self.class_embedding = (
+            None if c.num_classes is None else nn.Embedding(c.num_classes + 1, time_dim)
+        )
+        self.augment_embedding = (
+            zero(nn.Linear(c.augment_dim, time_dim, bias=False)) if c.augment_dim else None
+        )
 
         self.down_blocks = nn.ModuleList()
         at, kept = c.channels, [c.channels]  # channels of x, and of everything kept for the way up
@@ -190,9 +229,14 @@ class UNet(nn.Module):
 
         self.up_blocks = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
-            resnets = [res((at if j == 0 else width) + kept.pop(), width) for j in range(c.blocks_per_level + 1)]
+            resnets = [
+                res((at if j == 0 else width) + kept.pop(), width)
+                for j in range(c.blocks_per_level + 1)
+            ]
             attentions = [attend(width, c.attention[i]) for _ in resnets]
-            self.up_blocks.append(Level(resnets, attentions, upsamplers=[] if i == 0 else [Upsample(width)]))
+            self.up_blocks.append(
+                Level(resnets, attentions, upsamplers=[] if i == 0 else [Upsample(width)])
+            )
             at = width
 
         self.conv_norm_out = nn.GroupNorm(groups, at, c.norm_eps)
@@ -201,11 +245,12 @@ class UNet(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, condition: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
-        """Noisy pictures x (B, C, H, W), their timesteps t (B,) int64 in 0 ... T-1 -> (B, C_out, H, W), dtype of x.
+        """Noisy pictures x (B, C, H, W), their timesteps t (B,) int64 in 0 ... T-1 -> (B, C_out, H,
+        W), dtype of x.
 
-        condition: labels (B,) int64 in 0 ... K with K = no label; None means no label for all. augment (B, augment_dim);
-        None means zeros. Raises ValueError for other shapes and dtypes, and for labels out of range (on a CPU only: a GPU
-        would have to wait).
+        condition: labels (B,) int64 in 0 ... K with K = no label; None means no label for all.
+        augment (B, augment_dim); None means zeros. Raises ValueError for other shapes and dtypes,
+        and for labels out of range (on a CPU only: a GPU would have to wait).
         """
         check_input(self, x, t, condition)
         dtype = x.dtype
@@ -214,8 +259,10 @@ class UNet(nn.Module):
             labels = torch.full_like(t, self.num_classes) if condition is None else condition
             time = time + self.class_embedding(labels)
         if self.augment_embedding is not None and augment is not None:
-            time = time + self.augment_embedding(augment)  # no bias: zeros, as when sampling, add nothing
-        x = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, channels, H / patch, W / patch)
+            # no bias: zeros, as when sampling, add nothing
+            time = time + self.augment_embedding(augment)
+        # (B, channels, H / patch, W / patch)
+        x = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
         kept = [x]
         for level in self.down_blocks:
             for resnet, attention in zip(level.resnets, level.attentions, strict=True):
@@ -235,42 +282,64 @@ class UNet(nn.Module):
                 x = upsample(x)
 
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
-        return F.pixel_shuffle(x, self.patch_size).to(dtype)  # (B, C_out, H, W); autocast's bfloat16 ends here
+        # (B, C_out, H, W); autocast's bfloat16 ends here
+        return F.pixel_shuffle(x, self.patch_size).to(dtype)
 
 
 def zero(layer: nn.Module) -> nn.Module:
-    """The same layer with weights and bias 0: what it ends adds nothing at first, so deep networks start tame."""
+    """The same layer with weights and bias 0: what it ends adds nothing at first, so deep networks
+    start tame.
+    """
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def check_settings(c: UNetConfig) -> None:
-    """Raises ValueError, one line with the remedy, where the settings of a UNet do not fit together."""
-    for name in ("image_size", "in_channels", "out_channels", "channels", "blocks_per_level", "patch_size", "augment_dim"):
+    """Raises ValueError, one line with the remedy, where the settings of a UNet do not fit
+    together.
+    """
+    for name in (
+        "image_size", "in_channels", "out_channels", "channels", "blocks_per_level", "patch_size",
+        "augment_dim",
+    ):
         if getattr(c, name) < (least := int(name != "augment_dim")):
             raise ValueError(f"{name} is {getattr(c, name)}; it must be at least {least}.")
     if not c.channel_mults or c.channel_mults[0] != 1 or min(c.channel_mults) < 1:
-        raise ValueError(f"channel_mults is {list(c.channel_mults)}; give one whole number per level, the first of them 1.")
+        raise ValueError(
+            f"channel_mults is {list(c.channel_mults)}; give one whole number per level, the first of them 1."
+        )
     levels = len(c.channel_mults)
     if len(c.attention) != levels:
-        raise ValueError(f"attention has {len(c.attention)} entries, channel_mults {levels}: one True or False per level.")
+        raise ValueError(
+            f"attention has {len(c.attention)} entries, channel_mults {levels}: one True or False per level."
+        )
     factor = c.patch_size * 2 ** (levels - 1)
     if c.image_size % factor:
-        raise ValueError(f"image_size {c.image_size} is not a multiple of {factor} (patch_size {c.patch_size} times 2 for each "
-                         f"of the {levels - 1} halvings); use {math.ceil(c.image_size / factor) * factor}.")
+        raise ValueError(
+            f"image_size {c.image_size} is not a multiple of {factor} (patch_size {c.patch_size} times 2 for each "
+            f"of the {levels - 1} halvings); use {math.ceil(c.image_size / factor) * factor}."
+        )
     if c.channels % 2:
-        raise ValueError(f"channels is {c.channels}; it must be even (half sines, half cosines of the time).")
+        raise ValueError(
+            f"channels is {c.channels}; it must be even (half sines, half cosines of the time)."
+        )
     if c.channels // 2 <= c.freq_shift:
         raise ValueError(f"freq_shift {c.freq_shift} needs more than {c.channels} channels.")
     groups, head = c.norm_num_groups, c.attention_head_dim
     for width in c.widths:
         if groups < 1 or width % groups:
-            raise ValueError(f"norm_num_groups {groups} does not divide a level's {width} channels; "
-                             f"use a divisor of {math.gcd(*c.widths)}.")
-    for width in [width for width, yes in zip(c.widths, c.attention, strict=True) if yes] + c.widths[-1:]:
+            raise ValueError(
+                f"norm_num_groups {groups} does not divide a level's {width} channels; "
+                f"use a divisor of {math.gcd(*c.widths)}."
+            )
+    for width in [
+        width for width, yes in zip(c.widths, c.attention, strict=True) if yes
+    ] + c.widths[-1:]:
         if head is not None and (head < 1 or width % head):
-            raise ValueError(f"attention_head_dim {head} does not divide a level's {width} channels; use a divisor.")
+            raise ValueError(
+                f"attention_head_dim {head} does not divide a level's {width} channels; use a divisor."
+            )
     if c.downsample_padding not in (0, 1):
         raise ValueError(f"downsample_padding is {c.downsample_padding}; it must be 0 or 1.")
     if c.num_classes is not None and c.num_classes < 1:
@@ -278,24 +347,42 @@ def check_settings(c: UNetConfig) -> None:
 
 
 def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
-    """Raises ValueError, one line with the remedy, where pictures, times or labels are not what `model` takes."""
+    """Raises ValueError, one line with the remedy, where pictures, times or labels are not what
+    `model` takes.
+    """
     weights = model.conv_in.weight.dtype
     if not x.is_floating_point():
-        raise ValueError(f"pictures are {x.dtype}; the network takes {weights} in [-1, 1]: use x.float() / 127.5 - 1.")
+        raise ValueError(
+            f"pictures are {x.dtype}; the network takes {weights} in [-1, 1]: use x.float() / 127.5 - 1."
+        )
     lower = (torch.bfloat16, torch.float16)
     if x.dtype != weights and not (x.dtype in lower and torch.is_autocast_enabled(x.device.type)):
-        raise ValueError(f"pictures are {x.dtype} but the network is {weights}: use x.to({weights}).")
+        raise ValueError(
+            f"pictures are {x.dtype} but the network is {weights}: use x.to({weights})."
+        )
     want = (model.in_channels, model.image_size, model.image_size)
     if x.ndim != 4 or tuple(x.shape[1:]) != want:
-        raise ValueError(f"pictures have shape {tuple(x.shape)}; this network takes (B, {', '.join(map(str, want))}).")
+        raise ValueError(
+            f"pictures have shape {tuple(x.shape)}; this network takes (B, {', '.join(map(str, want))})."
+        )
     for name, tensor in [("t", t)] + [("labels", labels)] * (labels is not None):
         if tensor.dtype != torch.int64 or tensor.shape != x.shape[:1]:
-            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be torch.int64 of shape ({len(x)},), "
-                             "one number a picture.")
+            raise ValueError(
+                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be torch.int64 of shape ({len(x)},), "
+                "one number a picture."
+            )
     if labels is None:
         return
     if model.num_classes is None:
-        raise ValueError("labels were given but this network has no classes: leave them out, or build num_classes=K.")
-    if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() <= model.num_classes:
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; the network knows 0 ... {model.num_classes - 1}, "
-                         f"and {model.num_classes} for no label.")
+        raise ValueError(
+            "labels were given but this network has no classes: leave them out, or build num_classes=K."
+        )
+    if (
+        labels.device.type == "cpu"
+        and len(labels)
+        and not 0 <= labels.min() <= labels.max() <= model.num_classes
+    ):
+        raise ValueError(
+            f"labels run from {labels.min()} to {labels.max()}; the network knows 0 ... {model.num_classes - 1}, "
+            f"and {model.num_classes} for no label."
+        )

@@ -16,21 +16,26 @@ from .sliders import Panel, Picture
 
 
 class LiveProgress(Panel):
-    """A callback of Trainer that shows the loss and, from time to time, samples, while the network learns.
+    """A callback of Trainer that shows the loss and, from time to time, samples, while the network
+    learns.
 
-    sample: sample(model) -> images, called with the trainer's ema_model every `sample_every` steps and at the end.
-    seconds: least time between two drawings of the curve. active: None draws in a notebook only; elsewhere it is silent.
+    sample: sample(model) -> images, called with the trainer's ema_model every `sample_every` steps
+    and at the end. seconds: least time between two drawings of the curve. active: None draws in a
+    notebook only; elsewhere it is silent.
 
-    history: [(step, images)], say for a frame_slider afterwards. picture: what is shown, as a PIL image.
+    history: [(step, images)], say for a frame_slider afterwards. picture: what is shown, as a PIL
+    image.
     """
 
     def __init__(
-        self, sample: Callable[[Any], Tensor] | None = None, sample_every: int = 100, *, seconds: float = 1.0,
-        smooth: int = 50, active: bool | None = None,
+        self, sample: Callable[[Any], Tensor] | None = None, sample_every: int = 100, *,
+        seconds: float = 1.0, smooth: int = 50, active: bool | None = None,
     ) -> None:
         if sample_every < 1:
             raise ValueError(f"sample_every must be at least 1 step, not {sample_every}")
-        self.sample, self.sample_every, self.seconds, self.smooth = sample, sample_every, seconds, smooth
+        self.sample, self.sample_every, self.seconds, self.smooth = (
+            sample, sample_every, seconds, smooth,
+        )
         self.active = _in_notebook() if active is None else active
         self.history: list[tuple[int, Tensor]] = []
         self.picture: PILImage.Image | None = None
@@ -51,17 +56,26 @@ class LiveProgress(Panel):
             self.update(trainer.step, trainer.losses, trainer.config.steps)
 
     def update(self, step: int, losses: Sequence[float], steps: int) -> None:
-        """Draw now: the losses so far (mean of the last `smooth`) and the newest samples. ValueError for no losses."""
+        """Draw now: the losses so far (mean of the last `smooth`) and the newest samples.
+        ValueError for no losses.
+        """
         if len(losses) == 0:
             raise ValueError("there are no losses to draw: call update() after the first step")
         means = running_mean(losses, self.smooth)
         chosen = np.unique(np.linspace(0, len(means) - 1, 300).round().astype(int))
         first = step - len(means) + 1
-        panels = [curve_panel({"loss": means[chosen]}, x=first + chosen, log=True, xlabel="training step", size=(380, 230))]
+        panels = [
+            curve_panel(
+                {"loss": means[chosen]}, x=first + chosen, log=True, xlabel="training step",
+                size=(380, 230),
+            )
+        ]
         titles = [f"loss {means[-1]:.4f} (mean of {min(self.smooth, len(means))} steps)"]
         if self.history:
             at, images = self.history[-1]
-            panels.append(image_grid(images, scale=max(1, 230 // (_side(images) * images.shape[-1]))))
+            panels.append(
+                image_grid(images, scale=max(1, 230 // (_side(images) * images.shape[-1])))
+            )
             titles.append(f"samples at step {at}")
         self.picture = compose(panels, titles, caption=f"step {step} of {steps}")
         self.image.value = encode(self.picture)

@@ -1,8 +1,9 @@
 """Sliders that keep up with the hand.
 
-Two kinds of slider. Frames: every picture is made once and lives in the page, so the slider works without a kernel (an
-exported page, a notebook just opened). Live: the picture is drawn anew for each value. Both are plain ipywidgets, have a
-constant text form (notebook tests compare it), and a move() that lets a test push them and sees every error.
+Two kinds of slider. Frames: every picture is made once and lives in the page, so the slider works
+without a kernel (an exported page, a notebook just opened). Live: the picture is drawn anew for
+each value. Both are plain ipywidgets, have a constant text form (notebook tests compare it), and a
+move() that lets a test push them and sees every error.
 """
 
 import html
@@ -36,7 +37,7 @@ from ..data.pictures import encode
 from .panels import compose
 
 SLIDER = {"width": "420px"}
-QUALITIES = (92, 85, 75, 65, 55, 45, 35, 25)                     # of WebP, tried in this order until the frames fit
+QUALITIES = (92, 85, 75, 65, 55, 45, 35, 25)  # of WebP, tried in this order until the frames fit
 
 
 class Panel(VBox):
@@ -51,9 +52,11 @@ class Panel(VBox):
 
 
 class Picture(Image):
-    """The Image widget at its own size (a box would stretch it), with `tooltip` as its alternative text (the title of <img>).
+    """The Image widget at its own size (a box would stretch it), with `tooltip` as its alternative
+    text (the title of <img>).
 
-    description: always empty. ipywidgets' page code reads it before it shows a tooltip, and fails on Image, which has none.
+    description: always empty. ipywidgets' page code reads it before it shows a tooltip, and fails
+    on Image, which has none.
     """
 
     description = Unicode("").tag(sync=True)
@@ -61,11 +64,11 @@ class Picture(Image):
     def __init__(self, **options: Any) -> None:
         options.setdefault("layout", Layout(align_self="flex-start", max_width="100%"))
         super().__init__(**options)
-# -- frames: made once, no kernel needed ---------------------------------------------------------------------------------
+# -- frames: made once, no kernel needed -----------------------------------------------------------
 
 
-# A Tab keeps all its pages in the page, loaded; a Stack, made for this, loads each anew, which took three times as long.
-# So frames are the pages of a Tab whose bar is not shown.
+# A Tab keeps all its pages in the page, loaded; a Stack, made for this, loads each anew, which took
+# three times as long. So frames are the pages of a Tab whose bar is not shown.
 FRAMES = """<style>
 .jupyter-widgets.widget-tab.frames > .widget-tab-bar { display: none !important; }
 .jupyter-widgets.widget-tab.frames > .widget-tab-contents { border: 0 !important; padding: 0 !important; margin: 0 !important; }
@@ -73,54 +76,83 @@ FRAMES = """<style>
 
 
 class FrameSlider(Panel):
-    """What frame_slider() returns. values: one per frame. frames: their bytes. slider, pages: the widgets."""
+    """What frame_slider() returns. values: one per frame. frames: their bytes. slider, pages: the
+    widgets.
+    """
 
-    def __init__(self, frames: Sequence[bytes], values: Sequence[Any], label: str, alts: Sequence[str], play: bool, start: int):
+    def __init__(
+        self, frames: Sequence[bytes], values: Sequence[Any], label: str, alts: Sequence[str],
+        play: bool, start: int,
+    ):
         self.frames, self.values = list(frames), list(values)
-        images = [Picture(value=f, format=_format(f), tooltip=alt) for f, alt in zip(frames, alts, strict=True)]
+        images = [
+            Picture(value=f, format=_format(f), tooltip=alt)
+            for f, alt in zip(frames, alts, strict=True)
+        ]
         self.pages = Tab(images, selected_index=start)
         self.pages.add_class("frames")
         options = [(str(value), i) for i, value in enumerate(values)]
-        self.slider = SelectionSlider(options=options, index=start, description=label, layout=Layout(**SLIDER))
+        self.slider = SelectionSlider(
+            options=options, index=start, description=label, layout=Layout(**SLIDER)
+        )
         jslink((self.slider, "index"), (self.pages, "selected_index"))
-        player = Play(min=0, max=len(values) - 1, value=start, interval=120, description=f"play {label}")
+        player = Play(
+            min=0, max=len(values) - 1, value=start, interval=120, description=f"play {label}"
+        )
         jslink((player, "value"), (self.slider, "index"))
         row = HBox([player, self.slider] if play else [self.slider])
-        super().__init__([row, self.pages, HTML(FRAMES, layout=Layout(display="none"))], f"Slider over {label} ({len(values)} frames)")
+        super().__init__(
+            [row, self.pages, HTML(FRAMES, layout=Layout(display="none"))],
+            f"Slider over {label} ({len(values)} frames)",
+        )
 
     def move(self, value: Any) -> bytes:
-        """Set the slider to one of `values`, as a hand would, and return the picture then shown. ValueError if unknown."""
+        """Set the slider to one of `values`, as a hand would, and return the picture then shown.
+        ValueError if unknown.
+        """
         if value not in self.values:
-            raise ValueError(f"{value!r} is no value of this slider; its values run from {self.values[0]} to {self.values[-1]}")
+            raise ValueError(
+                f"{value!r} is no value of this slider; its values run from {self.values[0]} to {self.values[-1]}"
+            )
         self.slider.index = self.pages.selected_index = self.values.index(value)
         return self.pages.children[self.pages.selected_index].value
 
 
 def frame_slider(
-    frames: Sequence[Any], values: Sequence[Any], label: str = "t", captions: Sequence[str] | None = None, play: bool = True,
-    value: Any = None, limit_kb: int = 500,
+    frames: Sequence[Any], values: Sequence[Any], label: str = "t",
+    captions: Sequence[str] | None = None, play: bool = True, value: Any = None,
+    limit_kb: int = 500,
 ) -> FrameSlider:
     """A slider over pictures made beforehand; it needs no kernel. About 40 frames are plenty.
 
-    frames: images of any kind (panels.py), matplotlib figures, or bytes of PNG, WebP, JPEG (taken as they are).
-    values: what the slider says at each frame. captions: drawn above each frame, "label = value" if None.
-    value: where to start (the first). limit_kb: most that all frames together may take, as PNG if they fit, else as WebP
-    of the best quality that does. Raises ValueError if they do not fit, or if frames, values and captions differ in number.
+    frames: images of any kind (panels.py), matplotlib figures, or bytes of PNG, WebP, JPEG (taken
+    as they are). values: what the slider says at each frame. captions: drawn above each frame,
+    "label = value" if None. value: where to start (the first). limit_kb: most that all frames
+    together may take, as PNG if they fit, else as WebP of the best quality that does. Raises
+    ValueError if they do not fit, or if frames, values and captions differ in number.
     """
     captions = [f"{label} = {v}" for v in values] if captions is None else list(captions)
     if not len(frames) == len(values) == len(captions) or len(frames) == 0:
-        raise ValueError(f"frames, values and captions must be equally many and at least one, not {len(frames)}, "
-                         f"{len(values)} and {len(captions)}")
+        raise ValueError(
+            f"frames, values and captions must be equally many and at least one, not {len(frames)}, "
+            f"{len(values)} and {len(captions)}"
+        )
     if all(isinstance(frame, bytes) for frame in frames):
         encoded = list(frames)
     else:
-        pictures = [compose([_picture(frame)], caption=c) for frame, c in zip(frames, captions, strict=True)]
+        pictures = [
+            compose([_picture(frame)], caption=c) for frame, c in zip(frames, captions, strict=True)
+        ]
         encoded = _fit_bytes(pictures, 1000 * limit_kb)
     total = sum(map(len, encoded))
     if total > 1000 * limit_kb:
-        raise ValueError(f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: use fewer or smaller frames")
+        raise ValueError(
+            f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: use fewer or smaller frames"
+        )
     if value is not None and value not in values:
-        raise ValueError(f"value {value!r} is none of the slider's values, {values[0]!r} … {values[-1]!r}")
+        raise ValueError(
+            f"value {value!r} is none of the slider's values, {values[0]!r} … {values[-1]!r}"
+        )
     start = 0 if value is None else list(values).index(value)
     return FrameSlider(encoded, values, label, captions, play, start)
 
@@ -132,53 +164,77 @@ def _fit_bytes(pictures: Sequence[PILImage.Image], limit: int) -> list[bytes]:
         return encoded
     some = pictures[:: max(1, len(pictures) // 6)]
     for quality in QUALITIES:
-        guess = sum(len(encode(picture, "webp", quality)) for picture in some) * len(pictures) / len(some)
-        if guess < 1.1 * limit or quality == QUALITIES[-1]:              # a sample is quick; all of them decide
+        guess = (
+            sum(len(encode(picture, "webp", quality)) for picture in some)
+            * len(pictures)
+            / len(some)
+        )
+        if guess < 1.1 * limit or quality == QUALITIES[-1]:  # a sample is quick; all of them decide
             encoded = [encode(picture, "webp", quality) for picture in pictures]
             if sum(map(len, encoded)) <= limit:
                 break
     return encoded
 
 
-# -- live: drawn anew for each value --------------------------------------------------------------------------------------
+# -- live: drawn anew for each value ---------------------------------------------------------------
 
 
 class LivePanel(Panel):
-    """What live_panel() returns. controls: {name: widget}. image: the Image widget. error: of the last drawing, or None."""
+    """What live_panel() returns. controls: {name: widget}. image: the Image widget. error: of the
+    last drawing, or None.
+    """
 
-    def __init__(self, draw: Callable[..., Any], controls: Mapping[str, Widget], rows: Sequence[Widget], summary: str) -> None:
-        self.draw, self.controls, self.error, self._seconds, self._drawn = draw, dict(controls), None, 0.0, 0
+    def __init__(
+        self, draw: Callable[..., Any], controls: Mapping[str, Widget], rows: Sequence[Widget],
+        summary: str,
+    ) -> None:
+        self.draw, self.controls, self.error, self._seconds, self._drawn = (
+            draw, dict(controls), None, 0.0, 0,
+        )
         self.image, self.status = Picture(format="png", tooltip=summary), HTML()
         self._redraw()
         if self.error is not None:
-            raise self.error                                              # a slider that cannot draw at all is a bug: say so
+            raise self.error  # a slider that cannot draw at all is a bug: say so
         for widget in self.controls.values():
             widget.observe(self._redraw, "value")
         super().__init__([*rows, self.image, self.status], summary)
 
     def _redraw(self, change: object = None) -> None:
         if self._seconds > 0.2:
-            self.status.value = "drawing …"                               # slow work shows that it is working
+            self.status.value = "drawing …"  # slow work shows that it is working
         start = time.perf_counter()
         try:
-            content = _bytes(self.draw(**{name: widget.value for name, widget in self.controls.items()}))
+            content = _bytes(
+                self.draw(**{name: widget.value for name, widget in self.controls.items()})
+            )
             self.image.format, self.image.value, self.error = _format(content), content, None
             self.status.value = ""
-        except Exception as error:  # an error in a handler would vanish in the server's log: show it; move() raises it
+        # an error in a handler would vanish in the server's log: show it; move() raises it
+        except Exception as error:
             self.error = error
-            self.status.value = f'<b style="color:#b00020">{type(error).__name__}: {html.escape(str(error))}</b>'
+            self.status.value = (
+                f'<b style="color:#b00020">{type(error).__name__}: {html.escape(str(error))}</b>'
+            )
         self._seconds, self._drawn = time.perf_counter() - start, self._drawn + 1
 
     def move(self, **values: Any) -> bytes:
-        """Set controls by name, as a hand would, and return the picture then shown; an error in draw is raised."""
+        """Set controls by name, as a hand would, and return the picture then shown; an error in
+        draw is raised.
+        """
         before = self._drawn
         for name, value in values.items():
             if name not in self.controls:
-                raise ValueError(f"there is no control {name!r}; there are {', '.join(self.controls)}")
+                raise ValueError(
+                    f"there is no control {name!r}; there are {', '.join(self.controls)}"
+                )
             self.controls[name].value = value
-            if self.controls[name].value != value and not np.isclose(float(self.controls[name].value), float(value)):
-                raise ValueError(f"{name} = {value} lies outside its slider, which stopped at {self.controls[name].value}")
-        if self._drawn == before:                                         # every control stood where it was told to go
+            if self.controls[name].value != value and not np.isclose(
+                float(self.controls[name].value), float(value)
+            ):
+                raise ValueError(
+                    f"{name} = {value} lies outside its slider, which stopped at {self.controls[name].value}"
+                )
+        if self._drawn == before:  # every control stood where it was told to go
             self._redraw()
         if self.error is not None:
             raise self.error
@@ -186,12 +242,15 @@ class LivePanel(Panel):
 
 
 class LiveSlider(LivePanel):
-    """What live_slider() and timestep_slider(live=True) return: a LivePanel with one main slider."""
+    """What live_slider() and timestep_slider(live=True) return: a LivePanel with one main slider.
+    """
 
     main = "value"
 
     def move(self, value: Any = None, **others: Any) -> bytes:
-        """Set the slider (and others by name) and return the picture then shown; an error in draw is raised."""
+        """Set the slider (and others by name) and return the picture then shown; an error in draw
+        is raised.
+        """
         return super().move(**({} if value is None else {self.main: value}), **others)
 
     @property
@@ -201,47 +260,62 @@ class LiveSlider(LivePanel):
 
 
 def live_slider(
-    draw: Callable[..., Any], minimum: int, maximum: int, value: int | None = None, step: int = 1, label: str = "t",
-    play: bool = True, controls: Mapping[str, Any] | None = None,
+    draw: Callable[..., Any], minimum: int, maximum: int, value: int | None = None, step: int = 1,
+    label: str = "t", play: bool = True, controls: Mapping[str, Any] | None = None,
 ) -> LiveSlider:
-    """A slider whose picture is drawn for each value: draw(value, **controls) -> image, PIL image, figure, or bytes.
+    """A slider whose picture is drawn for each value: draw(value, **controls) -> image, PIL image,
+    figure, or bytes.
 
-    controls: more of them, as for live_panel(). Under 30 ms a drawing feels immediate: use compose() and the panels
-    rather than matplotlib. An error in draw is shown below the picture; move() raises it.
+    controls: more of them, as for live_panel(). Under 30 ms a drawing feels immediate: use
+    compose() and the panels rather than matplotlib. An error in draw is shown below the picture;
+    move() raises it.
     """
     value = minimum if value is None else value
     if not minimum <= value <= maximum:
         raise ValueError(f"value {value} lies outside {minimum} … {maximum}")
     main = IntSlider(value, minimum, maximum, step, description=label, layout=Layout(**SLIDER))
-    player = Play(min=minimum, max=maximum, step=max(step, (maximum - minimum) // 60), value=value, interval=120)
+    player = Play(
+        min=minimum, max=maximum, step=max(step, (maximum - minimum) // 60), value=value,
+        interval=120,
+    )
     jslink((player, "value"), (main, "value"))
     more = {name: _control(name, control) for name, control in (controls or {}).items()}
     rows = [HBox([player, main] if play else [main]), *more.values()]
     everything = {LiveSlider.main: main, **more}
-    return LiveSlider(lambda value, **others: draw(value, **others), everything, rows, f"Slider over {label} ({minimum} to {maximum})")
+    return LiveSlider(
+        lambda value, **others: draw(value, **others), everything, rows,
+        f"Slider over {label} ({minimum} to {maximum})",
+    )
 
 
 def live_panel(draw: Callable[..., Any], controls: Mapping[str, Any]) -> LivePanel:
     """A picture with several controls: draw(**{name: value}) -> image, PIL image, figure, or bytes.
 
-    controls: {name: widget}, or short: (low, high, start[, step]) makes a slider (of whole numbers if all are), a list a
-    menu, True or False a box to tick. Example: live_panel(draw, {"beta_end": (0.001, 0.05, 0.02), "T": (10, 1000, 1000)}).
+    controls: {name: widget}, or short: (low, high, start[, step]) makes a slider (of whole numbers
+    if all are), a list a menu, True or False a box to tick. Example: live_panel(draw, {"beta_end":
+    (0.001, 0.05, 0.02), "T": (10, 1000, 1000)}).
     """
     widgets = {name: _control(name, control) for name, control in controls.items()}
     return LivePanel(draw, widgets, list(widgets.values()), f"Panel with {', '.join(widgets)}")
 
 
 def timestep_slider(
-    draw: Callable[[int], Any], diffusion: GaussianDiffusion, *, live: bool = False, count: int = 40, value: int | None = None,
-    play: bool = True, limit_kb: int = 500,
+    draw: Callable[[int], Any], diffusion: GaussianDiffusion, *, live: bool = False,
+    count: int = 40, value: int | None = None, play: bool = True, limit_kb: int = 500,
 ) -> "FrameSlider | LiveSlider":
-    """A slider over the timesteps t of `diffusion`; t and ᾱ_t stand above the picture that draw(t) returns.
+    """A slider over the timesteps t of `diffusion`; t and ᾱ_t stand above the picture that draw(t)
+    returns.
 
-    live=False: `count` frames from t = 0 to T-1, made now, no kernel needed later. live=True: every t, drawn when asked.
+    live=False: `count` frames from t = 0 to T-1, made now, no kernel needed later. live=True: every
+    t, drawn when asked.
     """
     def caption(t: int) -> str:
         bar = float(diffusion.alphas_cumprod[t])
-        return f"t = {t}    ᾱ_t = {bar:.4f}" if bar >= 1e-3 or bar == 0 else f"t = {t}    ᾱ_t = {bar:.1e}"
+        return (
+            f"t = {t}    ᾱ_t = {bar:.4f}"
+            if bar >= 1e-3 or bar == 0
+            else f"t = {t}    ᾱ_t = {bar:.1e}"
+        )
 
     last = diffusion.T - 1
     if live:
@@ -251,26 +325,35 @@ def timestep_slider(
         return live_slider(captioned, 0, last, value, label="t", play=play)
     steps = sorted({round(t) for t in np.linspace(0, last, count)})
     start = None if value is None else min(steps, key=lambda t: abs(t - value))
-    return frame_slider([draw(t) for t in steps], steps, "t", [caption(t) for t in steps], play, start, limit_kb)
+    return frame_slider(
+        [draw(t) for t in steps], steps, "t", [caption(t) for t in steps], play, start, limit_kb
+    )
 
 
 def _control(name: str, control: Any) -> Widget:
     if isinstance(control, Widget):
         return control
-    style = {"description": name, "layout": Layout(**SLIDER), "style": {"description_width": "100px"}}
+    style = {
+        "description": name, "layout": Layout(**SLIDER), "style": {"description_width": "100px"},
+    }
     if isinstance(control, bool):
         return Checkbox(control, **style)
     if isinstance(control, list):
         return Dropdown(options=control, **style)
     if not isinstance(control, tuple) or len(control) not in (3, 4):
-        raise ValueError(f"control {name!r} must be a widget, (low, high, start[, step]), a list or a bool, not {control!r}")
+        raise ValueError(
+            f"control {name!r} must be a widget, (low, high, start[, step]), a list or a bool, not {control!r}"
+        )
     low, high, start, *step = control
     if all(isinstance(number, int) for number in control):
         return IntSlider(start, low, high, *step, **style)
-    return FloatSlider(start, min=low, max=high, step=step[0] if step else (high - low) / 100, readout_format=".4g", **style)
+    return FloatSlider(
+        start, min=low, max=high, step=step[0] if step else (high - low) / 100,
+        readout_format=".4g", **style,
+    )
 
 
-# -- pictures to bytes ----------------------------------------------------------------------------------------------------
+# -- pictures to bytes -----------------------------------------------------------------------------
 
 
 def _picture(drawn: Any) -> PILImage.Image:
