@@ -58,7 +58,7 @@ def ddpm(
         yield Step(t, x, x0_hat, i + 1)
         mean, variance = diffusion.q_posterior(                             # 3. the mean
             x0_hat, x, torch.tensor([t]), torch.tensor([t_prev]))
-        x = mean + variance.sqrt() * noise.next() if t_prev >= 0 else mean  # 4. noise, till the end
+        x = mean + variance.sqrt() * noise.next() if t_prev >= 0 else mean  # 4. noise, not at the end
     yield finished(x, len(ts))
 
 
