@@ -1,10 +1,12 @@
-"""Make what ships of the real pictures, and of many samples, in diffusion_lib/weights/references: `make references`.
+"""Make what ships of the real pictures, and of many samples, in diffusion_lib/weights/references:
+`make references`.
 
-Needs data/ (the photographs) and the shipped models. Only descriptions are kept (features, spectra, means and covariances, verdicts), never
-pictures. Notebooks 06 and 07 and `evaluate --data reference:cats32` read them.
+Needs data/ (the photographs) and the shipped models. Only descriptions are kept (features, spectra,
+means and covariances, verdicts), never pictures. Notebooks 06 and 07 and `evaluate --data
+reference:cats32` read them.
 
     python .ci/make_references.py real        after the classifier has changed (minutes)
-    python .ci/make_references.py samples runs/cats32     after cats32 has changed (five minutes; raw weights are in run folders only)
+    python .ci/make_references.py samples runs/cats32     after cats32 has changed (five minutes)
 """
 
 import sys
@@ -30,7 +32,8 @@ REAL = {
 }
 SAMPLES = {  # name -> (sampler, steps, weights, how many)
     "ema": ("dpm_solver_pp", 20, "ema", 1200), "raw": ("dpm_solver_pp", 20, "model", 300),
-    "evaluations_5": ("dpm_solver_pp", 5, "ema", 300), "evaluations_10": ("dpm_solver_pp", 10, "ema", 300),
+    "evaluations_5": ("dpm_solver_pp", 5, "ema", 300),
+           "evaluations_10": ("dpm_solver_pp", 10, "ema", 300),
     "evaluations_50": ("dpm_solver_pp", 50, "ema", 300),
 }
 
@@ -50,7 +53,7 @@ def real() -> None:
     for name, (data, size) in REAL.items():
         train, held_out, others = real_pictures(data, None, size)
         made = Reference.of(train, held_out, others, name=data)
-        if name == "cats128_resized":  # the same photographs as cats32, whose features it would repeat
+        if name == "cats128_resized":  # the photographs of cats32, once more
             made = made._replace(train=made.train[:500], held_out=made.held_out[:500])
         made.save(SHIPPED / name)
         print(name, len(train), len(held_out), made.verdicts, flush=True)
@@ -59,7 +62,8 @@ def real() -> None:
             for kind, network in (("pixels", coarse), ("random", random_network().features)):
                 for part, pictures in (("train", train), ("held_out", held_out)):
                     rows = in_batches(network, pictures).double()
-                    moments |= {f"{kind}_{part}_mean": rows.mean(0).float(), f"{kind}_{part}_covariance": torch.cov(rows.T).float()}
+                    moments |= {f"{kind}_{part}_mean": rows.mean(0).float(),
+                                f"{kind}_{part}_covariance": torch.cov(rows.T).float()}
             save_file(moments, SHIPPED / "cats32_moments.safetensors")
 
 
@@ -68,7 +72,8 @@ def samples(run: str) -> None:
     for name, (sampler, steps, weights, count) in SAMPLES.items():
         model, diffusion, _ = load_model(run, weights)
         start = time.perf_counter()
-        pictures = sample(model, diffusion, count, sampler=sampler, steps=steps, batch_size=100, progress=True)
+        pictures = sample(model, diffusion, count, sampler=sampler, steps=steps, batch_size=100,
+                          progress=True)
         rows[name] = in_batches(network, pictures).half()
         print(f"{name}: {count} samples, {time.perf_counter() - start:.0f} s", flush=True)
         save_file(rows, SHIPPED / "cats32_samples.safetensors")

@@ -1,4 +1,5 @@
-"""Add a model to those that ship with the library: float16 weights, a card, its sha256 in the register.
+"""Add a model to those that ship with the library: float16 weights, a card, its sha256 in the
+register.
 
     python .ci/ship.py runs/cats32 cats32
 """
@@ -23,24 +24,31 @@ from diffusion_lib.training.run_folder import CsvLog  # noqa: E402
 def card(run: Path | str, state: dict, points: int = 60) -> dict:
     """What a shipped model tells about itself: data, settings, work, machine, its thinned log.
 
-    run: the run folder. What lies in it as trials.json (the short trials that chose the settings), report.json (what `evaluate --json`
-    wrote) and independent.json (the same with --judge) goes in too. state: its checkpoint's.
+    run: the run folder. What lies in it as trials.json (the short trials that chose the settings),
+    report.json (what `evaluate --json` wrote) and independent.json (the same with --judge) goes in
+    too. state: its checkpoint's.
     """
     run = Path(run)
     log = list(CsvLog.read(run / "log.csv"))
-    settings = {k: v for k, v in state["train"].items() if k not in ("device", "save_every", "keep_checkpoints", "log_every")}
-    width = max(len(log) // points, 1)                                     # the loss jumps: each point is the mean of its rows
+    free = ("device", "save_every", "keep_checkpoints", "log_every")
+    settings = {k: v for k, v in state["train"].items() if k not in free}
+    width = max(len(log) // points, 1)  # the loss jumps: each point is the mean of its rows
     parts = [log[i : i + width] for i in range(0, len(log), width)]
-    thinned = {"step": [int(part[-1]["step"]) for part in parts], "seconds": [round(float(part[-1]["seconds"])) for part in parts]}
+    thinned = {"step": [int(part[-1]["step"]) for part in parts],
+               "seconds": [round(float(part[-1]["seconds"])) for part in parts]}
     for name in ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4"):
-        values = [[float(row[name]) for row in part if row.get(name) not in (None, "", "nan")] for part in parts]
+        values = [[float(row[name]) for row in part if row.get(name) not in (None, "", "nan")]
+                  for part in parts]
         thinned[name] = [round(sum(rows) / len(rows), 5) if rows else None for rows in values]
     told = {
-        "data": state["data"], "init": (state.get("config") or {}).get("init", ""), "schedule": "see diffusion.betas",
+        "data": state["data"], "init": (state.get("config") or {}).get("init", ""),
+        "schedule": "see diffusion.betas",
         "train": settings, "precision": state["precision"],
-        "steps": state["step"], "images_seen": state["step"] * settings["batch_size"], "seconds": round(float(log[-1]["seconds"])),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "weights": "ema_1 (the long average), stored in float16", "log": thinned,
+        "steps": state["step"], "images_seen": state["step"] * settings["batch_size"],
+        "seconds": round(float(log[-1]["seconds"])),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
+                   f"torch {torch.__version__}",
+        "weights": "the last average (EMA), stored in float16", "log": thinned,
     }
     for name in ("trials", "report", "independent"):
         if (run / f"{name}.json").exists():
@@ -49,16 +57,22 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
 
 
 def ship(name: str, loaded: pretrained.Pretrained, card: dict) -> Path:
-    """Add a model to the shipped ones: float16 weights, a card (JSON), and its sha256 in the register."""
+    """Add a model to the shipped ones: float16 weights, a card (JSON), and its sha256 in the
+    register.
+    """
     path = pretrained.WEIGHTS / f"{name}.safetensors"
     state = loaded.model.state_dict().items()
     with whole(path) as temporary:
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state}, temporary)
-    full = {**card, "model": dataclasses.asdict(loaded.model.config), "diffusion": loaded.diffusion.state_dict()}
+        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state},
+                  temporary)
+    full = {**card, "model": dataclasses.asdict(loaded.model.config),
+            "diffusion": loaded.diffusion.state_dict()}
     text = json.dumps(full, indent=1)
-    text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), text)  # rows of numbers in one line
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()),
+                  text)  # rows of numbers in one line
     register = {**pretrained.register(), name: sha256(path)}
-    for file, words in ((f"{name}.json", text), ("register.json", json.dumps(register, indent=1, sort_keys=True))):
+    listed = json.dumps(register, indent=1, sort_keys=True)
+    for file, words in ((f"{name}.json", text), ("register.json", listed)):
         with whole(pretrained.WEIGHTS / file) as temporary:
             temporary.write_text(words + "\n", encoding="utf-8")
     return path

@@ -1,6 +1,8 @@
-"""Train the small CIFAR-10 classifier that judges and describes pictures (measuring/classifier.py), test it and save it with its card.
+"""Train the small CIFAR-10 classifier that judges and describes pictures (measuring/classifier.py),
+test it and save it with its card.
 
-    python .ci/train_classifier.py --data folder:data/cifar10/train --test folder:data/cifar10/test --out runs/classifier
+    python .ci/train_classifier.py --data folder:data/cifar10/train --test folder:data/cifar10/test
+    --out runs/classifier
 """
 
 import argparse
@@ -14,41 +16,50 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import swa_utils
 from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib.data.sources import ImageData, in_batches, load_data  # noqa: E402
+from diffusion_lib.data.sources import ImageData, in_batches, load_data, to_float  # noqa: E402
 from diffusion_lib.measuring.classifier import ARCHITECTURES, CLASSES  # noqa: E402
 from diffusion_lib.saving.files import sha256  # noqa: E402
 from diffusion_lib.training.device import pick_device, probe_autocast  # noqa: E402
 from diffusion_lib.training.optimizer import MuonAdamW  # noqa: E402
 
-# -- training --------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 def augmentation() -> Callable[[Tensor], Tensor]:
-    """Augmentation of one uint8 picture (3, 32, 32): shifted, mirrored, its colours changed a little, a part erased."""
+    """Augmentation of one uint8 picture (3, 32, 32): shifted, mirrored, its colours changed a
+    little, a part erased.
+    """
     from torchvision.transforms import v2
 
     return v2.Compose([
         v2.RandomCrop(32, padding=4, padding_mode="reflect"), v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3)], p=0.3), v2.RandomErasing(p=0.5, scale=(0.02, 0.15), value=0),
+        v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3)], p=0.3),
+        v2.RandomErasing(p=0.5, scale=(0.02, 0.15), value=0),
     ])
 
 
 def balanced_accuracy(model: nn.Module, data: ImageData) -> tuple[float, list[float]]:
-    """Mean over classes of the share that is recognised, and each class's share. The mirror image votes too."""
+    """Mean over classes of the share that is recognised, and each class's share. The mirror image
+    votes too.
+    """
     scores = in_batches(lambda x: model(x).softmax(1) + model(x.flip(-1)).softmax(1), data.images)
     right = scores.argmax(1) == data.labels
     shares = [right[data.labels == k].float().mean().item() for k in range(len(data.classes))]
     return sum(shares) / len(shares), shares
 
 
-def train_classifier(model: nn.Module, data: ImageData, *, minutes: float, batch_size: int = 128, learning_rate: float = 1e-2,
+def train_classifier(model: nn.Module, data: ImageData, *, minutes: float, batch_size: int = 128,
+                     learning_rate: float = 1e-2,
                      seed: int = 0) -> tuple[nn.Module, dict]:
-    """Train for a given time: Muon, one learning-rate cycle, classes drawn equally, averaged weights. Returns (model in eval mode, card).
+    """Train for a given time: Muon, one learning-rate cycle, classes drawn equally, averaged
+    weights. Returns (model in eval mode, card).
 
-    Pictures are augmented one by one, labels smoothed by 0.1. Raises ValueError if the data has no labels for CIFAR-10's classes.
+    Pictures are augmented one by one, labels smoothed by 0.1. Raises ValueError if the data has no
+    labels for CIFAR-10's classes.
     """
     if data.labels is None or tuple(data.classes) != CLASSES:
         found = ", ".join(data.classes) or "pictures without labels"
@@ -56,7 +67,7 @@ def train_classifier(model: nn.Module, data: ImageData, *, minutes: float, batch
     torch.manual_seed(seed)
     device = pick_device()
     model = model.to(device).train()
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    average = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.998))
     optimizer, augment = MuonAdamW(model, learning_rate, weight_decay=0.02), augmentation()
     rows = [torch.nonzero(data.labels == k).flatten() for k in range(len(CLASSES))]
     precision, start, step, seen = probe_autocast(device), time.perf_counter(), 0, 0
@@ -66,7 +77,7 @@ def train_classifier(model: nn.Module, data: ImageData, *, minutes: float, batch
                 group["lr"] = learning_rate * min(progress * 10, (1 - progress) / 0.9) + 1e-6
             labels = torch.randint(len(CLASSES), (batch_size,))
             index = torch.stack([rows[k][torch.randint(len(rows[k]), ())] for k in labels.tolist()])
-            pictures = torch.stack([augment(picture) for picture in data.images[index]]).float().div(127.5).sub(1)
+            pictures = to_float(torch.stack([augment(picture) for picture in data.images[index]]))
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
                 scores = model(pictures.to(device))
             loss = F.cross_entropy(scores.float(), labels.to(device), label_smoothing=0.1)
@@ -78,8 +89,10 @@ def train_classifier(model: nn.Module, data: ImageData, *, minutes: float, batch
             step, seen = step + 1, seen + batch_size
             bar.n = min(round(progress * minutes * 60), bar.total)
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=step % 20 == 0)
-    card = {"data": data.name, "steps": step, "images_seen": seen, "seconds": round(time.perf_counter() - start), "seed": seed,
-            "recipe": "Muon, one cycle, shifts, flips, colours, a part erased, label smoothing 0.1, EMA 0.998"}
+    card = {"data": data.name, "steps": step, "images_seen": seen,
+            "seconds": round(time.perf_counter() - start), "seed": seed,
+            "recipe": "Muon, one cycle, shifts, flips, colours, a part erased, "
+                      "label smoothing 0.1, EMA 0.998"}
     return average.module.eval().requires_grad_(False).cpu(), card
 
 
@@ -96,18 +109,22 @@ def save_classifier(path: Path, model: nn.Module, card: dict) -> None:
 def main() -> None:
     """Train, test and save a classifier."""
     parser = argparse.ArgumentParser(description="Train a small CIFAR-10 classifier.")
-    parser.add_argument("--data", default="folder:data/cifar10/train", help="training pictures, class = folder (or cifar10)")
-    parser.add_argument("--test", default="folder:data/cifar10/test", help="pictures never trained on")
+    parser.add_argument("--data", default="folder:data/cifar10/train",
+                        help="training pictures, class = folder (or cifar10)")
+    parser.add_argument("--test", default="folder:data/cifar10/test",
+                        help="pictures never trained on")
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="residual")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/classifier", help="path without suffix")
     arguments = parser.parse_args()
     model, card = train_classifier(
-        ARCHITECTURES[arguments.architecture](), load_data(arguments.data, 32), minutes=arguments.minutes, seed=arguments.seed)
+        ARCHITECTURES[arguments.architecture](), load_data(arguments.data, 32),
+        minutes=arguments.minutes, seed=arguments.seed)
     balanced, shares = balanced_accuracy(model, test := load_data(arguments.test, 32))
     card |= {"test": arguments.test, "balanced_accuracy": round(balanced, 4),
-             "accuracy": {name: round(share, 4) for name, share in zip(test.classes, shares, strict=True)}}
+             "accuracy": {name: round(share, 4) for name,
+                          share in zip(test.classes, shares, strict=True)}}
     save_classifier(Path(arguments.out), model, card)
     print(json.dumps(card, indent=1))
 

@@ -1,4 +1,6 @@
-"""Distances between sets of pictures, against independent formulas, exact answers, and unusable input."""
+"""Distances between sets of pictures, against independent formulas, exact answers, and unusable
+input.
+"""
 
 import math
 
@@ -29,13 +31,14 @@ def pictures(n=40, size=32, seed=0):
     return randn(n, 3, size, size, seed=seed).mul(0.3).clamp(-1, 1).float()
 
 
-# -- Fréchet -----------------------------------------------------------------------------------------------------------
+# -- Fréchet ---------------------------------------------------------------------------------------
 
 def formula(a, b):
     """Heusel's formula, with a matrix square root instead of eigenvalues."""
     a, b = a.double().numpy(), b.double().numpy()
     c, d = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c + d - 2 * scipy.linalg.sqrtm(c @ d).real)
+    spread = np.trace(c + d - 2 * scipy.linalg.sqrtm(c @ d).real)
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + spread
 
 
 @pytest.mark.parametrize("n, features", [(200, 8), (300, 64)])
@@ -46,13 +49,14 @@ def test_frechet_equals_the_formula(n, features):
 
 def test_frechet_of_two_known_gaussians():
     measure = frechet_distance(randn(200_000, 2), randn(200_000, 2, seed=1) * 2 + 3, n=200_000)
-    assert measure.value == pytest.approx(2 * 9 + 2 * (1 - 2) ** 2, rel=0.01)      # |difference of means|² + (1 - 2)² a feature
+    assert measure.value == pytest.approx(2 * 9 + 2 * (1 - 2) ** 2,
+                                          rel=0.01)  # |difference of means|² + (1 - 2)² a feature
 
 
 def test_frechet_interval_holds_what_more_pictures_would_read():
     reference, held = 0, 0
     reference = randn(4000, 16, seed=99)
-    truth = (0.3**2) * 16                                                          # only the means differ
+    truth = (0.3**2) * 16  # only the means differ
     for seed in range(20):
         measure = frechet_distance(randn(400, 16, seed=seed) + 0.3, reference, n=400)
         assert measure.low <= measure.value <= measure.high
@@ -64,7 +68,7 @@ def test_frechet_floor_is_the_same_measure_of_real_pictures():
     a, b, c = randn(100, 6), randn(500, 6, seed=1), randn(300, 6, seed=2)
     measure = frechet_distance(a, b, c, n=100)
     assert measure.floor == pytest.approx(formula(c[:100], b), rel=1e-4) and "20" in measure.note
-    assert "n = 60" in frechet_distance(a, b, c[:60], n=100).note                           # fewer real ones: said
+    assert "n = 60" in frechet_distance(a, b, c[:60], n=100).note  # fewer real ones: said
 
 
 def test_frechet_uses_the_first_n_only():
@@ -79,20 +83,20 @@ def test_fewer_pictures_than_features_warn():
         frechet_distance(randn(30, 64), randn(200, 64, seed=1), n=30)
 
 
-# -- kernel --------------------------------------------------------------------------------------------------------------
+# -- kernel ----------------------------------------------------------------------------------------
 
 def mmd(a, b):
     """The unbiased estimate, term by term."""
     def k(x, y):
         return (x @ y.T / x.shape[1] + 1) ** 3
-    n, m = len(a), len(b)
-    inside = (k(a, a).sum() - k(a, a).diag().sum()) / (n * (n - 1)) + (k(b, b).sum() - k(b, b).diag().sum()) / (m * (m - 1))
-    return float(inside - 2 * k(a, b).mean())
+    within = [(k(x, x).sum() - k(x, x).diag().sum()) / (len(x) * (len(x) - 1)) for x in (a, b)]
+    return float(sum(within) - 2 * k(a, b).mean())
 
 
 def test_kernel_equals_the_definition():
     a, b = randn(50, 8), randn(50, 8, seed=1) + 0.5
-    assert metrics.kernel(a, b, subsets=1, size=50, seed=0) == pytest.approx(mmd(a, b), rel=1e-4)   # one subset of all pictures
+    assert metrics.kernel(a, b, subsets=1, size=50,
+                          seed=0) == pytest.approx(mmd(a, b), rel=1e-4)  # one subset
 
 
 class AsTheyAre(torch.nn.Module):
@@ -110,7 +114,8 @@ def test_both_distances_equal_torchmetrics(seed):
     from torchmetrics.image.kid import KernelInceptionDistance
 
     a, b = randn(120, 8, seed=2 + seed), randn(150, 8, seed=7) * 1.2 + 0.3
-    fid, kid = FrechetInceptionDistance(AsTheyAre()), KernelInceptionDistance(AsTheyAre(), subsets=5, subset_size=40)
+    fid = FrechetInceptionDistance(AsTheyAre())
+    kid = KernelInceptionDistance(AsTheyAre(), subsets=5, subset_size=40)
     for metric in (fid, kid):
         metric.set_dtype(torch.float64)
         metric.update(b, real=True)
@@ -135,13 +140,14 @@ def test_kernel_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-# -- precision and recall ------------------------------------------------------------------------------------------------
+# -- precision and recall --------------------------------------------------------------------------
 
 def naive_share(points, centres, k):
     inside = 0
     for point in points:
         for i, centre in enumerate(centres):
-            radius = sorted(float((centre - other).norm()) for j, other in enumerate(centres) if j != i)[k - 1]
+            radius = sorted(float((centre - other).norm()) for j,
+                            other in enumerate(centres) if j != i)[k - 1]
             if float((point - centre).norm()) <= radius:
                 inside += 1
                 break
@@ -151,14 +157,15 @@ def naive_share(points, centres, k):
 def test_precision_and_recall_equal_the_naive_ones():
     a, b = randn(30, 3), randn(30, 3, seed=1) * 1.5 + 0.5
     precision, recall = precision_recall(a, b, n=30)
-    assert precision.value == pytest.approx(naive_share(a, b, 3)) and recall.value == pytest.approx(naive_share(b, a, 3))
+    assert precision.value == pytest.approx(naive_share(a, b, 3))
+    assert recall.value == pytest.approx(naive_share(b, a, 3))
     assert 0 < precision.value < 1 and 0 < recall.value < 1
 
 
 def test_precision_and_recall_tell_the_two_ways_to_fail():
     real = randn(400, 2) * 3
-    timid = randn(400, 2, seed=1) * 0.3                                            # inside, but only a corner of it
-    wild = randn(400, 2, seed=2) * 30                                              # everywhere, also where nothing is
+    timid = randn(400, 2, seed=1) * 0.3  # inside, but only a corner of it
+    wild = randn(400, 2, seed=2) * 30  # everywhere, also where nothing is
     precise, covers = precision_recall(timid, real, n=400)
     assert precise.value > 0.95 and covers.value < 0.5
     precise, covers = precision_recall(wild, real, n=400)
@@ -166,7 +173,8 @@ def test_precision_and_recall_tell_the_two_ways_to_fail():
 
 
 def test_floor_of_precision_is_that_of_real_pictures():
-    precision, recall = precision_recall(randn(300, 2) + 50, randn(300, 2, seed=1), randn(300, 2, seed=2), n=300)
+    precision, recall = precision_recall(randn(300, 2) + 50, randn(300, 2, seed=1),
+                                         randn(300, 2, seed=2), n=300)
     assert precision.value == recall.value == 0 and precision.floor > 0.9 and recall.floor > 0.9
 
 
@@ -174,20 +182,22 @@ def test_floor_of_precision_is_that_of_real_pictures():
 def test_wilson_solves_its_equation(share, n):
     for end in wilson(share, n):
         if 0 < end < 1:
-            assert abs(share - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / n), abs=1e-9)
+            assert abs(share - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / n),
+                                                     abs=1e-9)
 
 
-# -- nearest neighbours ----------------------------------------------------------------------------------------------------
+# -- nearest neighbours ----------------------------------------------------------------------------
 
 def test_copies_are_found_and_new_pictures_are_not():
     train, held, new = randn(500, 6), randn(200, 6, seed=1), randn(200, 6, seed=2)
     assert nearest(new, train, held, n=200).value == pytest.approx(1, abs=0.15)
     assert nearest(train[:200], train, held, n=200).value == 0
-    half = torch.cat([train[:100], new[:100]])[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    half = torch.cat([train[:100], new[:100]])[order]
     assert nearest(half, train, held, n=200).value < 0.6
 
 
-# -- spectrum ----------------------------------------------------------------------------------------------------------------
+# -- spectrum --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("waves", [2, 5, 12])
 def test_a_wave_shows_at_its_frequency(waves):
@@ -211,7 +221,7 @@ def test_spectral_distance_is_that_of_the_curves():
     assert measure.low <= measure.value <= measure.high
 
 
-# -- the classifier's word ---------------------------------------------------------------------------------------------------
+# -- the classifier's word -------------------------------------------------------------------------
 
 def test_called_counts_first_choices():
     rows = torch.tensor([[0.6, 0.4], [0.2, 0.8], [0.9, 0.1], [0.3, 0.7]])
@@ -232,14 +242,17 @@ def test_matched_texts_beat_shuffled_ones_and_unrelated_ones_do_not():
         clip_score(randn(9, 8), randn(9, 4), n=9)
 
 
-# -- unusable input ------------------------------------------------------------------------------------------------------------
+# -- unusable input --------------------------------------------------------------------------------
 
-ROWS = {"empty": torch.zeros(0, 4), "one": torch.zeros(1, 4), "pictures": torch.zeros(50, 3, 4, 4), "nan": torch.full((50, 4), math.nan)}
+ROWS = {"empty": torch.zeros(0, 4), "one": torch.zeros(1, 4), "pictures": torch.zeros(50, 3, 4, 4),
+        "nan": torch.full((50, 4), math.nan)}
 
 
-@pytest.mark.parametrize("measure", [frechet_distance, kernel_distance, precision_recall, lambda a, b, n: nearest(a, b, b, n=n)],
+@pytest.mark.parametrize("measure", [frechet_distance, kernel_distance, precision_recall,
+                                     lambda a, b, n: nearest(a, b, b, n=n)],
                          ids=["frechet", "kernel", "precision", "nearest"])
-@pytest.mark.parametrize("rows, n, says", [("empty", 0, "n is 0"), ("empty", 20, "only 0"), ("one", 1, "n is 1"), ("one", 30, "only 1"),
+@pytest.mark.parametrize("rows, n, says", [("empty", 0, "n is 0"), ("empty", 20, "only 0"),
+                                           ("one", 1, "n is 1"), ("one", 30, "only 1"),
                                            ("pictures", 40, "features"), ("nan", 40, "NaN")])
 def test_unusable_features_end_in_one_line(measure, rows, n, says):
     with pytest.raises(ValueError, match=says) as caught:
@@ -248,8 +261,10 @@ def test_unusable_features_end_in_one_line(measure, rows, n, says):
 
 
 @pytest.mark.parametrize("samples, says", [
-    (torch.zeros(40, 1, 32, 32), "grey"), (torch.zeros(0, 3, 32, 32), "only 0"), (torch.full((40, 3, 32, 32), math.nan), "NaN"),
-    (torch.zeros(40, 3, 16, 16), "16 px"), (torch.zeros(40, 3, 32, 16), "square|px"), (torch.zeros(3, 32, 32), "colour"),
+    (torch.zeros(40, 1, 32, 32), "grey"), (torch.zeros(0, 3, 32, 32), "only 0"),
+    (torch.full((40, 3, 32, 32), math.nan), "NaN"),
+    (torch.zeros(40, 3, 16, 16), "16 px"), (torch.zeros(40, 3, 32, 16), "square|px"),
+    (torch.zeros(3, 32, 32), "colour"),
 ])
 def test_unusable_pictures_end_in_one_line(samples, says):
     with pytest.raises(ValueError, match=says) as caught:

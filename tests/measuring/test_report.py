@@ -29,15 +29,17 @@ def tiny(tmp_path_factory):
 
 
 def photos(n, size=32, seed=0):
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8,
+                         generator=torch.Generator().manual_seed(seed))
 
 
 def reference(tiny, n=60, size=32, **more):
-    return Reference.of(photos(n, size), photos(n, size, 1), photos(30, size, 2), name="random", features=str(tiny),
+    return Reference.of(photos(n, size), photos(n, size, 1), photos(30, size, 2), name="random",
+                        features=str(tiny),
                         judge=load_classifier(tiny), **more)
 
 
-# -- classifier ----------------------------------------------------------------------------------------------------------
+# -- classifier ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("kind", [Classifier, PlainNet])
 def test_a_classifier_comes_back_from_its_file_and_takes_any_size(kind, tmp_path):
@@ -45,7 +47,8 @@ def test_a_classifier_comes_back_from_its_file_and_takes_any_size(kind, tmp_path
     model = kind((8, 8, 16)).half().float().eval()
     save_classifier(tmp_path / "c", model, {"note": "test"})
     again, x = load_classifier(tmp_path / "c"), torch.rand(2, 3, 48, 48) * 2 - 1
-    assert torch.equal(again(x), model(x)) and again.features(x).shape == (2, 16) and again.card["note"] == "test"
+    assert torch.equal(again(x), model(x)) and again.features(x).shape == (2, 16)
+    assert again.card["note"] == "test"
     assert at_32(x).shape == (2, 3, 32, 32)
 
 
@@ -59,8 +62,10 @@ def test_a_classifier_learns_two_colours_in_seconds():
     assert card["steps"] > 3 and not model.training
 
 
-@pytest.mark.parametrize("pictures, says", [(torch.zeros(2, 1, 32, 32), "grey"), (torch.zeros(0, 3, 32, 32), "at least 1"),
-                                            (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "to_float"),
+@pytest.mark.parametrize("pictures, says", [(torch.zeros(2, 1, 32, 32), "grey"),
+                                            (torch.zeros(0, 3, 32, 32), "at least 1"),
+                                            (torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+                                             "to_float"),
                                             (torch.full((2, 3, 32, 32), torch.nan), "NaN")])
 def test_what_a_classifier_refuses(pictures, says):
     with pytest.raises(ValueError, match=says):
@@ -82,10 +87,11 @@ def test_missing_and_damaged_classifiers(tmp_path, tiny):
 
 def test_data_without_the_ten_classes_is_refused():
     with pytest.raises(ValueError, match="ten classes"):
-        train_classifier(Classifier(), ImageData(photos(4), torch.zeros(4, dtype=torch.int64), ("cat",)), minutes=0.1)
+        data = ImageData(photos(4), torch.zeros(4, dtype=torch.int64), ("cat",))
+        train_classifier(Classifier(), data, minutes=0.1)
 
 
-# -- references ------------------------------------------------------------------------------------------------------------
+# -- references ------------------------------------------------------------------------------------
 
 def test_a_reference_comes_back_from_its_files_without_pictures(tiny, tmp_path):
     one = reference(tiny)
@@ -94,7 +100,7 @@ def test_a_reference_comes_back_from_its_files_without_pictures(tiny, tmp_path):
     torch.testing.assert_close(again.train, one.train, atol=1e-3, rtol=1e-3)
     assert again.verdicts == one.verdicts and again.size == 32 and again.pixels is None
     assert set(one.verdicts) == {"held-out pictures", "training pictures", "other classes", "noise"}
-    assert (tmp_path / "ref.safetensors").stat().st_size < 10_000                   # no pictures in it
+    assert (tmp_path / "ref.safetensors").stat().st_size < 10_000  # no pictures in it
 
 
 def test_an_unknown_reference_is_named():
@@ -123,14 +129,18 @@ def test_held_out_pictures_are_found_beside_the_training_ones(tmp_path):
         real_pictures(f"folder:{root}/test/cat", None, 8)
 
 
-@pytest.mark.parametrize("train, held, says", [(9, 1, "1 held-out"), (9, 3, "3 held-out"), (2, 9, "2 training")])
-def test_too_few_real_pictures_are_refused_before_anything_is_drawn(train, held, says, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("train, held, says", [
+    (9, 1, "1 held-out"), (9, 3, "3 held-out"), (2, 9, "2 training")])
+def test_too_few_real_pictures_are_refused_before_anything_is_drawn(
+    train, held, says, tmp_path, capsys, monkeypatch
+):
     def drawn(*_, **__):
         raise AssertionError("it was drawn")
 
     monkeypatch.setitem(SAMPLERS, "dpm_solver_pp", drawn)
     data = [f"folder:{folder(tmp_path / name, n)}" for name, n in (("a", train), ("b", held))]
-    assert main(["evaluate", "toycats32", "--data", data[0], "--held-out", data[1], "--n", "20"]) == 2
+    assert main(["evaluate", "toycats32", "--data", data[0], "--held-out", data[1], "--n",
+                 "20"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert says in error and "at least 4" in error and "larger folder" in error
 
@@ -145,10 +155,12 @@ def test_grey_pictures_measure_as_the_same_ones_in_colour(tiny):
 
 
 def test_every_measure_has_value_interval_and_floor(tiny):
-    measures = evaluate(photos(50, seed=5), reference(tiny), n=50, judge=load_classifier(tiny), control=photos(20, seed=6))
+    measures = evaluate(photos(50, seed=5), reference(tiny), n=50, judge=load_classifier(tiny),
+                        control=photos(20, seed=6))
     assert len(measures) == 9 and len({measure.name for measure in measures}) == 9
     for measure in measures:
-        assert measure.low <= measure.value <= measure.high and measure.n == 50 and measure.floor is not None, measure
+        assert measure.low <= measure.value <= measure.high, measure
+        assert measure.n == 50 and measure.floor is not None, measure
         assert str(measure).count("\n") == 0
     assert "unconditional samples" in measures[-1].note and "noise" in measures[-1].note
 
@@ -156,18 +168,21 @@ def test_every_measure_has_value_interval_and_floor(tiny):
 def test_another_judges_controls_are_no_floor(tiny, tmp_path):
     torch.manual_seed(1)
     save_classifier(tmp_path / "other", PlainNet((8, 8, 16)), {})
-    measures = evaluate(photos(50, seed=5), reference(tiny), n=50, judge=load_classifier(tmp_path / "other"))
-    assert [measure.floor for measure in measures[-2:]] == [None, None] and "folder:" in measures[-1].note
+    measures = evaluate(photos(50, seed=5), reference(tiny), n=50,
+                        judge=load_classifier(tmp_path / "other"))
+    assert [measure.floor for measure in measures[-2:]] == [None, None]
+    assert "folder:" in measures[-1].note
 
 
 def test_pictures_of_another_size_are_refused(tiny):
     with pytest.raises(ValueError, match="16 px.*32 px"):
         evaluate(photos(50, 16), reference(tiny), n=50, judge=load_classifier(tiny))
     with pytest.raises(ValueError, match="one size"):
-        Reference.of(photos(9, 32), photos(9, 16), name="x", features=str(tiny), judge=load_classifier(tiny))
+        Reference.of(photos(9, 32), photos(9, 16), name="x", features=str(tiny),
+                     judge=load_classifier(tiny))
 
 
-# -- Inception and CLIP: the real code on tiny random networks -----------------------------------------------------------------
+# -- Inception and CLIP: the real code on tiny random networks -------------------------------------
 
 def test_inception_features_through_its_interface():
     seen = []
@@ -182,9 +197,11 @@ def test_inception_features_through_its_interface():
 
 def test_clip_features_of_a_tiny_random_clip():
     transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+             "num_attention_heads": 2}
     words = {**sizes, "vocab_size": 20, "bos_token_id": 1, "eos_token_id": 19}
-    settings = transformers.CLIPConfig(text_config=words, vision_config={**sizes, "image_size": 24, "patch_size": 8}, projection_dim=12)
+    vision = {**sizes, "image_size": 24, "patch_size": 8}
+    settings = transformers.CLIPConfig(text_config=words, vision_config=vision, projection_dim=12)
     torch.manual_seed(0)
     def tokenizer(prompts, padding, return_tensors):
         assert padding and return_tensors == "pt"
@@ -192,16 +209,18 @@ def test_clip_features_of_a_tiny_random_clip():
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     clip = Clip(transformers.CLIPModel(settings).eval(), tokenizer)
-    rows, words = clip.features(torch.rand(3, 3, 32, 32) * 2 - 1), clip.texts(["a cat", "a white cat", "a cat on a mat"])
+    rows = clip.features(torch.rand(3, 3, 32, 32) * 2 - 1)
+    words = clip.texts(["a cat", "a white cat", "a cat on a mat"])
     assert rows.shape == words.shape == (3, 12)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(words.norm(dim=1), torch.ones(3))
     assert not torch.allclose(words[0], words[1])
 
 
-@pytest.mark.parametrize("name, says", [("inception", "weights-inception-2015-12-05-6726825d.pth into"),
-                                        ("clip", "model.safetensors .* into")])
-def test_missing_weights_without_a_network_name_the_file_and_its_place(name, says, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name, says", [
+    ("inception", "weights-inception-2015-12-05-6726825d.pth into"),
+    ("clip", "model.safetensors .* into")])
+def test_missing_weights_name_the_file_and_its_place(name, says, monkeypatch, tmp_path):
     pytest.importorskip({"inception": "torch_fidelity", "clip": "transformers"}[name])
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
@@ -227,23 +246,27 @@ def test_a_file_that_only_bears_inceptions_name_is_not_unpickled(monkeypatch, tm
         Inception()
 
 
-# -- the command ---------------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 def test_the_command_prints_and_writes_every_measure(tiny, tmp_path, capsys, monkeypatch):
     reference(tiny).save(tmp_path / "ref")
     monkeypatch.setattr(evaluation, "load_classifier", lambda path=tiny: load_classifier(path))
     report = tmp_path / "report.json"
-    assert main(["evaluate", "toycats32", "--data", f"reference:{tmp_path}/ref", "--n", "20", "--steps", "2", "--judge", str(tiny),
+    assert main(["evaluate", "toycats32", "--data", f"reference:{tmp_path}/ref", "--n", "20",
+                 "--steps", "2", "--judge", str(tiny),
                  "--json", str(report)]) == 0
     printed, told = capsys.readouterr().out, json.loads(report.read_text())
-    assert len(told["measures"]) == 8 and all(measure["name"] in printed for measure in told["measures"])
+    assert len(told["measures"]) == 8 and all(measure["name"] in printed
+                                              for measure in told["measures"])
     assert told["measures"][0]["n"] == 20 and told["checkpoint"] == "toycats32"
-    assert told["judge"]["sha256"] == load_classifier(tiny).card["sha256"] and "held-out pictures" in told["controls"]
+    assert told["judge"]["sha256"] == load_classifier(tiny).card["sha256"]
+    assert "held-out pictures" in told["controls"]
 
 
 @pytest.mark.parametrize("flags, says", [
     (["--data", "reference:mouse"], "no reference"), (["--data", "toycats"], "--held-out"),
-    (["--data", "reference:cats32", "--n", "5"], "20"), (["--data", "reference:cats32", "--judge", "nowhere"], "no classifier"),
+    (["--data", "reference:cats32", "--n", "5"], "20"),
+    (["--data", "reference:cats32", "--judge", "nowhere"], "no classifier"),
     (["--data", "reference:cats32", "--called", "dragon"], "dragon"),
 ])
 def test_wrong_input_ends_in_one_line(flags, says, capsys):
@@ -263,8 +286,9 @@ def test_the_shipped_classifier_fits_its_budget():
 def test_the_references_random_features_are_those_of_notebook_07():
     moments = load_file(evaluation.SHIPPED / "cats32_moments.safetensors")
     torch.manual_seed(0)
-    untrained = Classifier().eval()                                       # another network's numbers lie ten times as far apart
+    untrained = Classifier().eval()  # another network's numbers lie ten times as far apart
     model, diffusion, _ = load_pretrained("cats32")
-    rows = untrained.features(last_step(dpm_solver_pp(diffusion, model, (32, 3, 32, 32), steps=5)).x_t)
+    rows = untrained.features(last_step(dpm_solver_pp(diffusion, model, (32, 3, 32, 32),
+                                                      steps=5)).x_t)
     away = (rows.mean(0) - moments["random_held_out_mean"]).square().sum()
     assert away < 0.3 * moments["random_held_out_covariance"].trace(), away

@@ -1,4 +1,6 @@
-"""To and from diffusers: the same pictures from the same noise, nothing lost on the way, foreign settings refused."""
+"""To and from diffusers: the same pictures from the same noise, nothing lost on the way, foreign
+settings refused.
+"""
 
 import json
 
@@ -31,19 +33,23 @@ def linear(prediction: str = "epsilon", steps: int = 1000) -> GaussianDiffusion:
 
 
 def drawn_by_pipeline(folder, steps: int) -> torch.Tensor:
-    """Pictures in [0, 1] by diffusers alone, which draws noise as our samplers do, given a generator per picture."""
+    """Pictures in [0, 1] by diffusers alone, which draws noise as our samplers do, given a
+    generator per picture.
+    """
     pipeline = DDPMPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    return pipeline(len(SEEDS), generator=generators, num_inference_steps=steps, output_type="pt").images
+    return pipeline(len(SEEDS), generator=generators, num_inference_steps=steps,
+                    output_type="pt").images
 
 
 def drawn_by_us(diffusion, model, steps: int) -> torch.Tensor:
     shape = (len(SEEDS), 3, model.image_size, model.image_size)
-    return (last_step(ddpm(diffusion, model, shape, steps=steps, seeds=SEEDS)).x_t / 2 + 0.5).clamp(0, 1)
+    return (last_step(ddpm(diffusion, model, shape, steps=steps, seeds=SEEDS)).x_t / 2
+            + 0.5).clamp(0, 1)
 
 
-# -- the same pictures -------------------------------------------------------------------------------------------------
+# -- the same pictures -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -65,7 +71,7 @@ def test_the_pipeline_draws_the_same_pictures(tmp_path, schedule, T, steps, pred
     theirs, ours = drawn_by_pipeline(tmp_path / "out", steps), drawn_by_us(diffusion, model, steps)
     error = (ours - theirs).abs().max().item() * 255
     inside = ((ours > 0.01) & (ours < 0.99)).float().mean().item()
-    print(f"{schedule}, T {T}, {steps} steps, {prediction}: largest difference {error:.4f} of 255; {inside:.0%} inside")
+    print(f"{schedule}, T {T}, {steps} steps, {prediction} {error:.4f} of 255; {inside:.0%} inside")
     assert inside > 0.1 and ours.std() > 0.05  # not merely both clipped to black and white
     assert error < 2
     # and the comparison does notice another network, and another prediction type
@@ -77,7 +83,8 @@ def test_the_pipeline_draws_the_same_pictures(tmp_path, schedule, T, steps, pred
 def test_the_published_configuration_as_a_pipeline(tmp_path):
     model, diffusion = random_unet(**DDPM_CIFAR10), linear()
     save_diffusers(model, diffusion, tmp_path / "out")
-    error = (drawn_by_us(diffusion, model, 3) - drawn_by_pipeline(tmp_path / "out", 3)).abs().max().item() * 255
+    ours, theirs = drawn_by_us(diffusion, model, 3), drawn_by_pipeline(tmp_path / "out", 3)
+    error = (ours - theirs).abs().max().item() * 255
     print(f"google/ddpm-cifar10-32's settings, 3 steps: largest difference {error:.4f} of 255")
     assert error < 2
 
@@ -94,7 +101,7 @@ def test_a_folded_label_is_that_label(tmp_path):
         assert error < 1e-5
         assert (folded(x, T) - model(x, T, (labels + 1) % 4)).abs().max() > 0.01
         assert folded.num_classes is None
-    assert torch.equal(model(x, T), model(x, T, torch.full((2,), 3)))  # the model itself was left alone
+    assert torch.equal(model(x, T), model(x, T, torch.full((2,), 3)))  # it was left alone
 
     save_diffusers(model, linear(), tmp_path / "two", label=2)
 
@@ -114,11 +121,12 @@ def test_a_folded_label_is_that_label(tmp_path):
 @torch.no_grad()
 def test_a_patch_model_writes_its_inner_network_only(tmp_path):
     model, diffusion = random_unet(**SMALL, patch_size=2), linear("v")
-    with pytest.warns(UserWarning, match="patch size 2: only the inner UNet2DModel was written, no pipeline"):
+    with pytest.warns(UserWarning, match="patch size 2: only the inner UNet2DModel was written"):
         save_diffusers(model, diffusion, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("model_index.json"))
     inner = UNet2DModel.from_pretrained(tmp_path / "out")
-    assert (inner.config.sample_size, inner.config.in_channels, inner.config.out_channels) == (8, 12, 12)
+    assert (inner.config.sample_size, inner.config.in_channels,
+            inner.config.out_channels) == (8, 12, 12)
     assert DDPMScheduler.from_pretrained(tmp_path / "out").config.prediction_type == "v_prediction"
     x = pictures(model)
     theirs = F.pixel_shuffle(inner(F.pixel_unshuffle(x, 2), T).sample, 2)
@@ -128,7 +136,7 @@ def test_a_patch_model_writes_its_inner_network_only(tmp_path):
     assert torch.equal(process.betas, diffusion.betas)
 
 
-# -- there and back ----------------------------------------------------------------------------------------------------
+# -- there and back --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -142,7 +150,8 @@ def test_network_round_trip(name):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
 def test_folder_round_trip_loses_nothing(tmp_path, prediction):
-    model, diffusion = random_unet(**SMALL, dropout=0.1), GaussianDiffusion(make_betas("cosine", 777), prediction)
+    model = random_unet(**SMALL, dropout=0.1)
+    diffusion = GaussianDiffusion(make_betas("cosine", 777), prediction)
     (tmp_path / "out").mkdir()  # an empty folder is as good as none
     save_diffusers(model, diffusion, tmp_path / "out")
     again, process = load_diffusers(str(tmp_path / "out"))
@@ -152,7 +161,7 @@ def test_folder_round_trip_loses_nothing(tmp_path, prediction):
     assert torch.equal(process.betas, diffusion.betas)  # all 64 bits
     assert process.prediction == prediction
     assert not list(tmp_path.glob(".*")), "a temporary folder was left behind"
-    assert "/" not in (tmp_path / "out/model_index.json").read_text(), "a path of this machine was written"
+    assert "/" not in (tmp_path / "out/model_index.json").read_text(), "a path was written"
 
 
 def test_copies_are_independent():
@@ -174,7 +183,9 @@ def test_other_dtypes_survive():
 
 @torch.no_grad()
 def test_a_published_folder_in_the_old_layout(tmp_path):
-    """google/ddpm-cifar10-32 lies flat, has old names for the attention's weights and an old scheduler config."""
+    """google/ddpm-cifar10-32 lies flat, has old names for the attention's weights and an old
+    scheduler config.
+    """
     model = random_unet(**{**DDPM_CIFAR10, "channels": 32, "image_size": 16})
     to_diffusers_unet(model).save_pretrained(tmp_path)
     names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -184,23 +195,28 @@ def test_a_published_folder_in_the_old_layout(tmp_path):
     assert any("proj_attn" in name for name in weights)
     save_file(weights, tmp_path / WEIGHTS, metadata={"format": "pt"})
     config = json.loads((tmp_path / "config.json").read_text())
-    for field in ("add_attention", "dropout", "num_class_embeds", "upsample_type", "resnet_time_scale_shift"):
+    for field in ("add_attention", "dropout", "num_class_embeds", "upsample_type",
+                  "resnet_time_scale_shift"):
         del config[field]  # it is older than these
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "scheduler_config.json").write_text(json.dumps({
-        "_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1", "beta_end": 0.02, "beta_schedule": "linear",
-        "beta_start": 0.0001, "clip_sample": True, "num_train_timesteps": 1000, "trained_betas": None,
+        "_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1", "beta_end": 0.02,
+        "beta_schedule": "linear", "beta_start": 0.0001, "clip_sample": True,
+        "num_train_timesteps": 1000, "trained_betas": None,
         "variance_type": "fixed_large",
     }))  # fmt: skip
     with pytest.warns(UserWarning, match="variance_type = fixed_large"):
         again, diffusion = load_diffusers(tmp_path)
     assert (again(pictures(model), T) - model(pictures(model), T)).abs().max() == 0
-    assert (diffusion.betas - make_betas("linear", 1000)).abs().max() < 1e-8 and diffusion.prediction == "epsilon"
+    assert (diffusion.betas - make_betas("linear", 1000)).abs().max() < 1e-8
+    assert diffusion.prediction == "epsilon"
 
 
 @pytest.mark.parametrize("fields", [
-    dict(beta_schedule="squaredcos_cap_v2"), dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
-    dict(beta_schedule="sigmoid"), dict(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+    dict(beta_schedule="squaredcos_cap_v2"),
+    dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    dict(beta_schedule="sigmoid"), dict(rescale_betas_zero_snr=True,
+                                        prediction_type="v_prediction"),
     dict(prediction_type="sample"),
 ])  # fmt: skip
 def test_their_schedules(tmp_path, fields):

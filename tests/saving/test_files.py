@@ -1,4 +1,6 @@
-"""Whole or not at all: files and folders, on a full disk, after a kill, where a folder cannot be flushed."""
+"""Whole or not at all: files and folders, on a full disk, after a kill, where a folder cannot be
+flushed.
+"""
 
 import errno
 import os
@@ -34,12 +36,14 @@ def test_files_and_folders_are_made_and_replaced(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"new/deep/log.csv": "two", "step/0": "d", "step/1": "e"}
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("enforce\nfail")])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("enforce\nfail")])
 @pytest.mark.parametrize("old", [("old",), ("old", "older")], ids=["file", "folder"])
-def test_what_fails_leaves_what_was_there(tmp_path: Path, old: tuple, error: Exception, refuses: Callable) -> None:
+def test_what_fails_leaves_what_was_there(tmp_path: Path, old: tuple, error: Exception,
+                                          refuses: Callable) -> None:
     write(tmp_path / "it", *old)
     before = tree(tmp_path)
-    with refuses(OSError, "could not write", str(tmp_path / "it"), "free some disk space"), whole(tmp_path / "it") as temporary:
+    with refuses(OSError, "could not write", str(tmp_path / "it"),
+                 "free some disk space"), whole(tmp_path / "it") as temporary:
         temporary.mkdir()
         (temporary / "half").write_text("half")
         raise error

@@ -1,4 +1,6 @@
-"""Grids and animations on disk: the right pixels, order and timing, nothing beside them, and clear refusals."""
+"""Grids and animations on disk: the right pixels, order and timing, nothing beside them, and clear
+refusals.
+"""
 
 import os
 from collections.abc import Callable
@@ -23,7 +25,7 @@ def test_a_grid_and_nothing_beside_it(tmp_path: Path, toy_images: Tensor) -> Non
     assert path == tmp_path / "new/folder/cats.PNG" and os.listdir(path.parent) == ["cats.PNG"]
     assert np.array_equal(opened(path), np.asarray(image_grid(toy_images, columns=5)))
     save_grid(toy_images[:1], path, scale=3)  # over the old one
-    assert opened(path).shape == (8 * 3 + 4, 8 * 3 + 4, 3) and os.listdir(path.parent) == ["cats.PNG"]
+    assert opened(path).shape == (28, 28, 3) and os.listdir(path.parent) == ["cats.PNG"]
     umask = os.umask(0)
     os.umask(umask)
     assert os.name == "nt" or path.stat().st_mode & 0o777 == 0o666 & ~umask  # others may read it
@@ -33,7 +35,8 @@ def test_a_grey_grid_holds_the_greys(tmp_path: Path) -> None:
     greys = torch.arange(2 * 8 * 8, dtype=torch.uint8).reshape(2, 1, 8, 8)
     sheet = opened(save_grid(greys, tmp_path / "grey.png", columns=2))
     sheet = sheet if sheet.ndim == 3 else sheet[:, :, None]
-    assert all(np.array_equal(sheet[2:10, 2:10, k], greys[0, 0].numpy()) for k in range(sheet.shape[2]))
+    assert all(np.array_equal(sheet[2:10, 2:10, k], greys[0, 0].numpy())
+               for k in range(sheet.shape[2]))
 
 
 def test_a_grid_refuses(tmp_path: Path, toy_images: Tensor, refuses: Callable) -> None:
@@ -69,7 +72,8 @@ def test_an_animation_keeps_order_timing_and_endlessness(tmp_path: Path, ending:
 def test_an_animation_refuses(tmp_path: Path, toy_images: Tensor, refuses: Callable) -> None:
     for frames, name, options, words in (
         ([toy_images], "a.mp4", {}, ("a.mp4", ".gif")), ([], "a.gif", {}, ("0 frames",)),
-        ([toy_images], "a.gif", {"fps": 0}, ("fps 0",)), ([toy_images[:1], toy_images], "a.gif", {}, ("one size",)),
+        ([toy_images], "a.gif", {"fps": 0}, ("fps 0",)),
+        ([toy_images[:1], toy_images], "a.gif", {}, ("one size",)),
     ):
         with refuses(ValueError, *words):
             animate(frames, tmp_path / name, **options)

@@ -1,4 +1,6 @@
-"""Any trained model by name or path: old checkpoints, runs without one, diffusers' folders, grey ones."""
+"""Any trained model by name or path: old checkpoints, runs without one, diffusers' folders, grey
+ones.
+"""
 
 import dataclasses
 import json
@@ -49,7 +51,8 @@ def test_a_checkpoint_of_before_UNetConfig_loads(tmp_path: Path) -> None:
 
 def test_a_run_without_a_checkpoint_yet_says_so(tmp_path: Path, refuses: Callable) -> None:
     (tmp_path / "config.yaml").write_text("data: toycats\n")
-    with refuses(FileNotFoundError, str(tmp_path), "without a checkpoint yet", "wait for its first"):
+    with refuses(FileNotFoundError, str(tmp_path), "without a checkpoint yet",
+                 "wait for its first"):
         load_model(tmp_path)
 
 
