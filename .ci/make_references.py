@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib import load_model, sample  # noqa: E402
-from diffusion_lib.data.sources import in_batches  # noqa: E402
-from diffusion_lib.measuring.classifier import Classifier, load_classifier  # noqa: E402
-from diffusion_lib.measuring.report import SHIPPED, Reference, real_pictures  # noqa: E402
+from diffusion_lib import load_model, sample
+from diffusion_lib.data.sources import in_batches
+from diffusion_lib.measuring.classifier import Classifier, load_classifier
+from diffusion_lib.measuring.report import SHIPPED, Reference, real_pictures
 
 REAL = {
     "cats32": ("folder:data/cifar10/train/cat", 32),

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib.saving import pretrained  # noqa: E402
-from diffusion_lib.saving.files import sha256, whole  # noqa: E402
-from diffusion_lib.training.run_folder import CsvLog  # noqa: E402
+from diffusion_lib.saving import pretrained
+from diffusion_lib.saving.files import sha256, whole
+from diffusion_lib.training.run_folder import CsvLog
 
 
 def card(run: Path | str, state: dict, points: int = 60) -> dict:

@@ -21,11 +21,11 @@ from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib.data.sources import ImageData, in_batches, load_data, to_float  # noqa: E402
-from diffusion_lib.measuring.classifier import ARCHITECTURES, CLASSES  # noqa: E402
-from diffusion_lib.saving.files import sha256  # noqa: E402
-from diffusion_lib.training.device import pick_device, probe_autocast  # noqa: E402
-from diffusion_lib.training.optimizer import MuonAdamW  # noqa: E402
+from diffusion_lib.data.sources import ImageData, in_batches, load_data, to_float
+from diffusion_lib.measuring.classifier import ARCHITECTURES, CLASSES
+from diffusion_lib.saving.files import sha256
+from diffusion_lib.training.device import pick_device, probe_autocast
+from diffusion_lib.training.optimizer import MuonAdamW
 
 # -- training --------------------------------------------------------------------------------------
 

@@ -24,7 +24,8 @@ class EMA:
     def __init__(self, model: nn.Module, half_life: float = 0.05) -> None:
         if not 0 < half_life < 1:
             raise ValueError(
-                f"half_life is a share of the run so far, between 0 and 1, not {half_life}; 0.05 is usual"
+                f"half_life is a share of the run so far, between 0 and 1, not {half_life}; "
+                "0.05 is usual"
             )
         self.half_life = half_life
         self.model = copy.deepcopy(model).eval().requires_grad_(False)

@@ -26,7 +26,8 @@ class Guided:
         """
         if self.labels.numel() not in (1, len(x_t)):
             raise ValueError(
-                f"{self.labels.numel()} labels for {len(x_t)} pictures; give one for all, or one a picture"
+                f"{self.labels.numel()} labels for {len(x_t)} pictures; "
+                "give one for all, or one a picture"
             )
         wanted = self.labels.to(x_t.device, torch.int64).expand(len(x_t))
         nothing = torch.full_like(wanted, self.null_label)
@@ -66,7 +67,8 @@ def check_guidance(labels: Tensor, scale: float, null_label: int | None) -> None
                          "0 ignores the class, 1 asks for it, 2 to 5 insists")
     if null_label is None:
         raise ValueError(
-            "the model knows no classes (num_classes=None), so it cannot be guided; sample it as it is"
+            "the model knows no classes (num_classes=None), so it cannot be guided; "
+            "sample it as it is"
         )
     if (
         labels.ndim > 1

@@ -58,7 +58,7 @@ def ddpm(
         yield Step(t, x, x0_hat, i + 1)
         mean, variance = diffusion.q_posterior(                             # 3. the mean
             x0_hat, x, torch.tensor([t]), torch.tensor([t_prev]))
-        x = mean + variance.sqrt() * noise.next() if t_prev >= 0 else mean  # 4. noise, not at the end
+        x = mean + variance.sqrt() * noise.next() if t_prev >= 0 else mean  # 4. noise
     yield finished(x, len(ts))
 
 
@@ -66,7 +66,8 @@ def ddpm(
 @torch.no_grad()
 def ddim(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
-    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+    spacing: float = 1.0,
 ) -> Iterator[Step]:
     """Deterministic sampling (Song et al. 2021): the seed decides x_T, and x_T decides the picture.
 
@@ -89,7 +90,8 @@ def ddim(
 @torch.no_grad()
 def heun(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
-    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+    spacing: float = 1.0,
 ) -> Iterator[Step]:
     """Look, step, look again, and repeat the step with the average of both guesses.
 
@@ -120,7 +122,8 @@ def heun(
 @torch.no_grad()
 def dpm_solver_pp(
     diffusion: GaussianDiffusion, model: Model, shape: Sequence[int], *, steps: int,
-    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True, spacing: float = 1.0,
+    seeds: Sequence[int] | None = None, x_T: Tensor | None = None, clip: bool = True,
+    spacing: float = 1.0,
 ) -> Iterator[Step]:
     """DDIM's step with x̂_0 extrapolated from this guess and the last: second order at one
     evaluation a step.
@@ -291,7 +294,8 @@ def check_noise(shape: Sequence[int], seeds: Sequence[int], x_T: Tensor | None) 
         raise ValueError(f"seeds must be a list with one seed a picture, {remedy}, not {seeds!r}")
     if any(isinstance(s, bool) or s != int(s) or not -(2**63) <= s < 2**63 for s in seeds):
         raise ValueError(
-            f"seeds must be whole numbers below 2 to the power of 63, not {list(seeds)[:5]}; {remedy}"
+            f"seeds must be whole numbers below 2 to the power of 63, not {list(seeds)[:5]}; "
+            f"{remedy}"
         )
     if len(seeds) != shape[0]:
         raise ValueError(
@@ -299,7 +303,8 @@ def check_noise(shape: Sequence[int], seeds: Sequence[int], x_T: Tensor | None) 
         )
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
         raise ValueError(
-            f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for; make them one"
+            f"x_T has shape {tuple(x_T.shape)}, but shape={tuple(shape)} was asked for; "
+            "make them one"
         )
     if x_T is not None and not x_T.is_floating_point():
         raise ValueError(f"x_T holds {x_T.dtype} numbers; it is noise, torch.randn(shape)")

@@ -19,7 +19,8 @@ MAX_BETA = 0.999
 def _check_T(T: int) -> None:
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise ValueError(
-            f"the number of timesteps T must be a whole number of at least 1, not {T!r}; 1000 is usual"
+            f"the number of timesteps T must be a whole number of at least 1, not {T!r}; "
+            "1000 is usual"
         )
 
 
@@ -57,7 +58,8 @@ def linear_beta_schedule(
     for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
         if not 0 < beta < 1:
             raise ValueError(
-                f"{name} is a variance between 0 and 1 (both excluded), not {beta}; try 1e-4 to 0.02"
+                f"{name} is a variance between 0 and 1 (both excluded), not {beta}; "
+                "try 1e-4 to 0.02"
             )
     return torch.linspace(beta_start, beta_end, T, dtype=torch.float64)
 
@@ -92,7 +94,8 @@ def sigmoid_beta_schedule(
     _check_T(T)
     if start >= end or tau <= 0:
         raise ValueError(
-            f"sigmoid schedule needs start < end and tau > 0, not start={start}, end={end}, tau={tau}"
+            f"sigmoid schedule needs start < end and tau > 0, not start={start}, end={end}, "
+            f"tau={tau}"
         )
 
     def sigmoid(x: float) -> float:
@@ -135,7 +138,8 @@ def shift_snr(betas: Tensor, factor: float) -> Tensor:
     """
     if not 0 < factor < math.inf:
         raise ValueError(
-            f"the factor of the signal-to-noise ratio must be above 0, not {factor}; 1/16 suits pictures 4 times as wide"
+            f"the factor of the signal-to-noise ratio must be above 0, not {factor}; "
+            "1/16 suits pictures 4 times as wide"
         )
     alphas_cumprod = torch.cumprod(1 - betas.double(), dim=0)
     shifted = factor * alphas_cumprod / (factor * alphas_cumprod + 1 - alphas_cumprod)

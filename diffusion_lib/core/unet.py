@@ -307,17 +307,20 @@ def check_settings(c: UNetConfig) -> None:
             raise ValueError(f"{name} is {getattr(c, name)}; it must be at least {least}.")
     if not c.channel_mults or c.channel_mults[0] != 1 or min(c.channel_mults) < 1:
         raise ValueError(
-            f"channel_mults is {list(c.channel_mults)}; give one whole number per level, the first of them 1."
+            f"channel_mults is {list(c.channel_mults)}; give one whole number per level, the "
+            "first of them 1."
         )
     levels = len(c.channel_mults)
     if len(c.attention) != levels:
         raise ValueError(
-            f"attention has {len(c.attention)} entries, channel_mults {levels}: one True or False per level."
+            f"attention has {len(c.attention)} entries, channel_mults {levels}: one True or False "
+            "per level."
         )
     factor = c.patch_size * 2 ** (levels - 1)
     if c.image_size % factor:
         raise ValueError(
-            f"image_size {c.image_size} is not a multiple of {factor} (patch_size {c.patch_size} times 2 for each "
+            f"image_size {c.image_size} is not a multiple of {factor} (patch_size {c.patch_size} "
+            "times 2 for each "
             f"of the {levels - 1} halvings); use {math.ceil(c.image_size / factor) * factor}."
         )
     if c.channels % 2:
@@ -338,7 +341,8 @@ def check_settings(c: UNetConfig) -> None:
     ] + c.widths[-1:]:
         if head is not None and (head < 1 or width % head):
             raise ValueError(
-                f"attention_head_dim {head} does not divide a level's {width} channels; use a divisor."
+                f"attention_head_dim {head} does not divide a level's {width} channels; "
+                "use a divisor."
             )
     if c.downsample_padding not in (0, 1):
         raise ValueError(f"downsample_padding is {c.downsample_padding}; it must be 0 or 1.")
@@ -353,7 +357,8 @@ def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> Non
     weights = model.conv_in.weight.dtype
     if not x.is_floating_point():
         raise ValueError(
-            f"pictures are {x.dtype}; the network takes {weights} in [-1, 1]: use x.float() / 127.5 - 1."
+            f"pictures are {x.dtype}; the network takes {weights} in [-1, 1]: use x.float() / "
+            "127.5 - 1."
         )
     lower = (torch.bfloat16, torch.float16)
     if x.dtype != weights and not (x.dtype in lower and torch.is_autocast_enabled(x.device.type)):
@@ -363,19 +368,22 @@ def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> Non
     want = (model.in_channels, model.image_size, model.image_size)
     if x.ndim != 4 or tuple(x.shape[1:]) != want:
         raise ValueError(
-            f"pictures have shape {tuple(x.shape)}; this network takes (B, {', '.join(map(str, want))})."
+            f"pictures have shape {tuple(x.shape)}; this network takes (B, "
+            f"{', '.join(map(str, want))})."
         )
     for name, tensor in [("t", t)] + [("labels", labels)] * (labels is not None):
         if tensor.dtype != torch.int64 or tensor.shape != x.shape[:1]:
             raise ValueError(
-                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be torch.int64 of shape ({len(x)},), "
+                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; "
+                f"it must be torch.int64 of shape ({len(x)},), "
                 "one number a picture."
             )
     if labels is None:
         return
     if model.num_classes is None:
         raise ValueError(
-            "labels were given but this network has no classes: leave them out, or build num_classes=K."
+            "labels were given but this network has no classes: leave them out, or build "
+            "num_classes=K."
         )
     if (
         labels.device.type == "cpu"
@@ -383,6 +391,7 @@ def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> Non
         and not 0 <= labels.min() <= labels.max() <= model.num_classes
     ):
         raise ValueError(
-            f"labels run from {labels.min()} to {labels.max()}; the network knows 0 ... {model.num_classes - 1}, "
+            f"labels run from {labels.min()} to {labels.max()}; "
+            f"the network knows 0 ... {model.num_classes - 1}, "
             f"and {model.num_classes} for no label."
         )

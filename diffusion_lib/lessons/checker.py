@@ -59,7 +59,8 @@ def ask(function: Callable, question: tuple) -> object:
             else ""
         )
         raise NotYet(
-            f"your function stops with {said}{more}. Call it yourself on a small example to see where"
+            f"your function stops with {said}{more}. Call it yourself on a small example to see "
+            "where"
         ) from None
 
 
@@ -78,7 +79,8 @@ def _sound(answer: object, truth: object) -> Tensor:
     """
     if answer is None or answer is ...:
         raise NotYet(
-            "your function returns nothing (None). Write it where the dots are, and end it with return"
+            "your function returns nothing (None). Write it where the dots are, and end it with "
+            "return"
         )
     wanted = (
         f"a tensor of shape {tuple(truth.shape)}"
@@ -93,7 +95,8 @@ def _sound(answer: object, truth: object) -> Tensor:
             )
         if answer.layout != torch.strided or answer.is_complex():
             raise NotYet(
-                f"the answer is a tensor of {answer.layout}, {answer.dtype}; asked for is a plain one with real numbers"
+                f"the answer is a tensor of {answer.layout}, {answer.dtype}; "
+                "asked for is a plain one with real numbers"
             )
     if isinstance(truth, Tensor):
         if not isinstance(answer, Tensor):
@@ -142,7 +145,8 @@ def compare(
         again = _sound(ask(function, question), right(*question))
         if answer.shape == again.shape and not torch.equal(answer.nan_to_num(), again.nan_to_num()):
             raise NotYet(
-                "asked twice the same, your function gives two answers; no dice here, use only what you are given"
+                "asked twice the same, your function gives two answers; "
+                "no dice here, use only what you are given"
             )
     for hint, wrong in typical.items():
         if all(
@@ -154,7 +158,8 @@ def compare(
         _look(answer, truth, within)
     if len({a.item() for a in answers if a.numel() == 1}) == 1 and len(answers) > 1:
         raise NotYet(
-            f"the answer is {answers[0].item():.4g} whatever the question, a constant; use all that you are given"
+            f"the answer is {answers[0].item():.4g} whatever the question, a constant; "
+            "use all that you are given"
         )
     if all(_close(-a, b) for a, b in zip(answers, truths, strict=True)):
         raise NotYet("only the sign is wrong, of every number")
@@ -166,7 +171,8 @@ def compare(
     label, answer, truth = pairs[0]
     off = (answer.double() - truth.double()).abs().max().item()
     raise NotYet(
-        f"right for {sum(fits)} of {len(fits)} questions; for {label} the answer is off by up to {off:.2g}"
+        f"right for {sum(fits)} of {len(fits)} questions; "
+        f"for {label} the answer is off by up to {off:.2g}"
     )
 
 
@@ -178,11 +184,13 @@ def _look(answer: Tensor, truth: Tensor, within: tuple[float, float] | None) -> 
         )
     if not answer.is_floating_point():
         raise NotYet(
-            f"the answer has dtype {answer.dtype}; asked for are floating-point numbers, {truth.dtype}"
+            f"the answer has dtype {answer.dtype}; asked for are floating-point numbers, "
+            f"{truth.dtype}"
         )
     if not answer.isfinite().all():
         raise NotYet(
-            "there is NaN or infinity in the answer; look for a division by zero or the root of a negative number"
+            "there is NaN or infinity in the answer; look for a division by zero or the root of a "
+            "negative number"
         )
     if torch.finfo(answer.dtype).eps > torch.finfo(truth.dtype).eps and answer.numel() > 1:
         raise NotYet(
@@ -190,7 +198,8 @@ def _look(answer: Tensor, truth: Tensor, within: tuple[float, float] | None) -> 
         )
     if answer.numel() > 1 and answer.min() == answer.max() and truth.min() != truth.max():
         raise NotYet(
-            f"every number of the answer is {answer.flatten()[0].item():.4g}, a constant; use all that you are given"
+            f"every number of the answer is {answer.flatten()[0].item():.4g}, a constant; "
+            "use all that you are given"
         )
     if within and (answer.min() < within[0] or answer.max() > within[1]):
         raise NotYet(
@@ -229,7 +238,8 @@ def check(name: str, function: Callable) -> None:
             )
         if not callable(function):
             raise NotYet(
-                f'give the function itself, check("{name}", my_function) without brackets, not {kind(function)}'
+                f'give the function itself, check("{name}", my_function) without brackets, '
+                f"not {kind(function)}"
             )
         line = "Correct: " + CHECKERS[name](function)
     except NotYet as hint:
@@ -238,7 +248,8 @@ def check(name: str, function: Callable) -> None:
         raise
     # an answer that misbehaves while it is looked at: the learner's, so a hint as well
     except BaseException as error:
-        line = f"Not yet: the answer of your function cannot be compared ({words(error)}); return a plain tensor or number"
+        line = (f"Not yet: the answer of your function cannot be compared ({words(error)}); "
+                "return a plain tensor or number")
     print(" ".join(line.split()))
 
 

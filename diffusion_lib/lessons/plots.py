@@ -65,7 +65,8 @@ def show(picture: "Image.Image | Figure | bytes", alt: str, caption: str | None 
     if caption:
         # JupyterLab itself drops the alternative text of outputs; the label of this block is what
         # it reads aloud
-        block = f'<div role="figure" aria-label="{html.escape(alt)}"><em>{html.escape(caption)}</em></div>'
+        label, words = html.escape(alt), html.escape(caption)
+        block = f'<div role="figure" aria-label="{label}"><em>{words}</em></div>'
         display({"text/html": block, "text/plain": caption}, raw=True)
 
 

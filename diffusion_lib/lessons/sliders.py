@@ -71,7 +71,8 @@ class Picture(Image):
 # three times as long. So frames are the pages of a Tab whose bar is not shown.
 FRAMES = """<style>
 .jupyter-widgets.widget-tab.frames > .widget-tab-bar { display: none !important; }
-.jupyter-widgets.widget-tab.frames > .widget-tab-contents { border: 0 !important; padding: 0 !important; margin: 0 !important; }
+.jupyter-widgets.widget-tab.frames > .widget-tab-contents {
+  border: 0 !important; padding: 0 !important; margin: 0 !important; }
 </style>"""
 
 
@@ -112,7 +113,8 @@ class FrameSlider(Panel):
         """
         if value not in self.values:
             raise ValueError(
-                f"{value!r} is no value of this slider; its values run from {self.values[0]} to {self.values[-1]}"
+                f"{value!r} is no value of this slider; its values run from {self.values[0]} to "
+                f"{self.values[-1]}"
             )
         self.slider.index = self.pages.selected_index = self.values.index(value)
         return self.pages.children[self.pages.selected_index].value
@@ -134,7 +136,8 @@ def frame_slider(
     captions = [f"{label} = {v}" for v in values] if captions is None else list(captions)
     if not len(frames) == len(values) == len(captions) or len(frames) == 0:
         raise ValueError(
-            f"frames, values and captions must be equally many and at least one, not {len(frames)}, "
+            "frames, values and captions must be equally many and at least one, not "
+            f"{len(frames)}, "
             f"{len(values)} and {len(captions)}"
         )
     if all(isinstance(frame, bytes) for frame in frames):
@@ -147,7 +150,8 @@ def frame_slider(
     total = sum(map(len, encoded))
     if total > 1000 * limit_kb:
         raise ValueError(
-            f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: use fewer or smaller frames"
+            f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: use fewer "
+            "or smaller frames"
         )
     if value is not None and value not in values:
         raise ValueError(
@@ -232,7 +236,8 @@ class LivePanel(Panel):
                 float(self.controls[name].value), float(value)
             ):
                 raise ValueError(
-                    f"{name} = {value} lies outside its slider, which stopped at {self.controls[name].value}"
+                    f"{name} = {value} lies outside its slider, which stopped at "
+                    f"{self.controls[name].value}"
                 )
         if self._drawn == before:  # every control stood where it was told to go
             self._redraw()
@@ -342,7 +347,8 @@ def _control(name: str, control: Any) -> Widget:
         return Dropdown(options=control, **style)
     if not isinstance(control, tuple) or len(control) not in (3, 4):
         raise ValueError(
-            f"control {name!r} must be a widget, (low, high, start[, step]), a list or a bool, not {control!r}"
+            f"control {name!r} must be a widget, (low, high, start[, step]), a list or a bool, "
+            f"not {control!r}"
         )
     low, high, start, *step = control
     if all(isinstance(number, int) for number in control):

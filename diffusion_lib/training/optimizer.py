@@ -121,7 +121,8 @@ class MuonAdamW:
         """Go on from `state_dict()`. Raises ValueError for another optimizer's state."""
         if state.keys() != {"muon", "adamw"}:
             raise ValueError(
-                "the checkpoint's optimizer is not Muon with AdamW; resume with train.optimizer as it was"
+                "the checkpoint's optimizer is not Muon with AdamW; "
+                "resume with train.optimizer as it was"
             )
         for part, name in zip(self.parts, ("muon", "adamw"), strict=True):
             part.load_state_dict(state[name])

@@ -98,7 +98,7 @@ class CsvLog:
             writer = csv.DictWriter(file, self.COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        self.file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        self.file = open(path, "a", newline="", encoding="utf-8")
         # last: the step of the last row written
         self.writer, self.last = csv.DictWriter(self.file, self.COLUMNS), -1
 

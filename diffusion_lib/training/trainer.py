@@ -217,7 +217,8 @@ class Trainer:
         if stopped and self.step < end and not self.ranks.rank:
             how = f"the same command with --resume, out={self.out}" if self.out else "trainer.fit()"
             print(
-                f"stopped at step {self.step} of {end}; the model is kept, and {how} goes on from here"
+                f"stopped at step {self.step} of {end}; the model is kept, and {how} goes on from "
+                "here"
             )
         return self
 
@@ -247,7 +248,8 @@ class Trainer:
                 name = getattr(callback, "__name__", type(callback).__name__)
                 told = " ".join(str(error).split())
                 warnings.warn(
-                    f"the callback {name} failed at step {self.step} ({type(error).__name__}: {told}); "
+                    f"the callback {name} failed at step {self.step} ({type(error).__name__}: "
+                    f"{told}); "
                     "the training goes on",
                     stacklevel=3,
                 )
@@ -257,7 +259,8 @@ class Trainer:
         if self.meter.in_a_row >= self.config.max_nonfinite_steps:
             last = newest_checkpoint(self.out) if self.out else None
             raise RuntimeError(
-                f"the loss was not a finite number for {self.meter.in_a_row} steps in a row (step {self.step}, "
+                f"the loss was not a finite number for {self.meter.in_a_row} steps in a row (step "
+                f"{self.step}, "
                 f"loss {self.losses[-1]}); lower learning_rate; "
                 f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved'}"
             )
@@ -300,7 +303,8 @@ class Trainer:
         folder = newest_checkpoint(self.out) if checkpoint is None and self.out else checkpoint
         if folder is None:
             raise FileNotFoundError(
-                f"there is no checkpoint in {self.out} to resume from; leave --resume out to start anew"
+                f"there is no checkpoint in {self.out} to resume from; "
+                "leave --resume out to start anew"
             )
         state, weights, optimizer = load_checkpoint(folder)
         # begun when settings had other names
@@ -354,7 +358,8 @@ def check_run(config: TrainConfig, model: nn.Module, processes: int) -> None:
                          f"set the model's augment_dim to {MOVES}")
     if config.batch_size % (slices := processes * config.accumulate):
         raise ValueError(
-            f"a batch_size of {config.batch_size} cannot be shared evenly by {processes} processes with "
+            f"a batch_size of {config.batch_size} cannot be shared evenly by {processes} "
+            "processes with "
             f"accumulate {config.accumulate}; make it a multiple of {slices}"
         )
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from references import (  # noqa: E402  # noqa: E402  # noqa: E402
+from references import (
     CONFIGURATIONS,
     PROCESSES,
     SHAPE,
@@ -39,10 +39,10 @@ from references import (  # noqa: E402  # noqa: E402  # noqa: E402
     theirs,
 )
 
-from diffusion_lib.core.diffusion import GaussianDiffusion  # noqa: E402
-from diffusion_lib.core.samplers import Step, ddim, ddpm, dpm_solver_pp  # noqa: E402
-from diffusion_lib.core.schedules import make_betas  # noqa: E402
-from diffusion_lib.saving.diffusers_format import to_diffusers_unet  # noqa: E402
+from diffusion_lib.core.diffusion import GaussianDiffusion
+from diffusion_lib.core.samplers import Step, ddim, ddpm, dpm_solver_pp
+from diffusion_lib.core.schedules import make_betas
+from diffusion_lib.saving.diffusers_format import to_diffusers_unet
 
 Row = tuple[str, float, float]  # quantity, largest difference, limit
 SEEDS = [5, 6, 9]

@@ -20,10 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from references import gaussian_errors, order_errors  # noqa: E402
+from references import gaussian_errors, order_errors
 
-from diffusion_lib.core.diffusion import GaussianDiffusion  # noqa: E402
-from diffusion_lib.core.schedules import make_betas  # noqa: E402
+from diffusion_lib.core.diffusion import GaussianDiffusion
+from diffusion_lib.core.schedules import make_betas
 
 STEPS = (10, 20, 40, 80, 160, 30, 60, 120, 240, 480)  # two runs of doublings
 RECOVERY_STEPS = {"ddpm": (50, 250, 1000), "ddim": (50, 250, 1000), "heun": (25, 100, 250), "dpm_solver_pp": (20, 50, 100)}

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "browser"))
-from lab import ROOT, Move, Notebook, chromium, jupyter_lab  # noqa: E402
+from lab import ROOT, Move, Notebook, chromium, jupyter_lab
 
 AIMS = {"frames": 30, "live": 60}  # ms
 

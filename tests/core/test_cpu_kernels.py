@@ -8,7 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffusion_lib import UNet
-from diffusion_lib.core.cpu_kernels import QuickGroupNorm, QuickUpsample, enlarge_and_convolve, quicken
+from diffusion_lib.core.cpu_kernels import (
+    QuickGroupNorm,
+    QuickUpsample,
+    enlarge_and_convolve,
+    quicken,
+)
 
 
 def randn(*shape, seed=0, dtype=torch.float32):

@@ -27,8 +27,22 @@ from torch import Tensor, nn
 
 from diffusion_lib.core.diffusion import GaussianDiffusion
 from diffusion_lib.core.guidance import guided
-from diffusion_lib.core.samplers import SAMPLERS, Step, ddim, ddpm, dpm_solver_pp, heun, last_step, timesteps_trailing
-from diffusion_lib.core.schedules import cosine_beta_schedule, linear_beta_schedule, make_betas, rescale_zero_terminal_snr
+from diffusion_lib.core.samplers import (
+    SAMPLERS,
+    Step,
+    ddim,
+    ddpm,
+    dpm_solver_pp,
+    heun,
+    last_step,
+    timesteps_trailing,
+)
+from diffusion_lib.core.schedules import (
+    cosine_beta_schedule,
+    linear_beta_schedule,
+    make_betas,
+    rescale_zero_terminal_snr,
+)
 
 ALL = list(SAMPLERS)
 DETERMINISTIC = ["ddim", "heun", "dpm_solver_pp"]

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lib import EMA, GaussianDiffusion, Guided, Trainer, UNet, cosine_beta_schedule, ddim, ddpm, noise_prediction_loss
+from diffusion_lib import (
+    EMA,
+    GaussianDiffusion,
+    Guided,
+    Trainer,
+    UNet,
+    cosine_beta_schedule,
+    ddim,
+    ddpm,
+    noise_prediction_loss,
+)
 from diffusion_lib.core.unet import AttentionBlock, ResBlock
 
 CORE = Path(inspect.getfile(GaussianDiffusion)).parent

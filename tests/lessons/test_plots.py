@@ -9,7 +9,14 @@ from PIL import Image
 
 from diffusion_lib.data.pictures import encode, image_grid
 from diffusion_lib.lessons import plots
-from diffusion_lib.lessons.plots import figure, plot_curves, plot_loss, running_mean, show, show_images
+from diffusion_lib.lessons.plots import (
+    figure,
+    plot_curves,
+    plot_loss,
+    running_mean,
+    show,
+    show_images,
+)
 
 
 def opened(path) -> np.ndarray:

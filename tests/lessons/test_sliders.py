@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 import torch
 from IPython.lib.pretty import pretty
-from ipywidgets import Checkbox, Dropdown, FloatSlider, HBox, IntSlider, IntText, Play, SelectionSlider
+from ipywidgets import (
+    Checkbox,
+    Dropdown,
+    FloatSlider,
+    HBox,
+    IntSlider,
+    IntText,
+    Play,
+    SelectionSlider,
+)
 from ipywidgets.widgets.widget_link import Link
 from PIL import Image
 from traitlets import TraitError
