@@ -52,7 +52,7 @@ _EXPORTS = {
     "lessons.panels": ("compose", "curve_panel", "font", "histogram_panel"),
     "lessons.plots": ("figure", "plot_curves", "show", "show_images"),
     "lessons.sliders": ("frame_slider", "live_panel", "live_slider", "timestep_slider"),
-    "lessons.progress": ("LiveProgress",),
+    "lessons.progress": ("LiveProgress", "TimeLeft"),
     "lessons.exercises": ("check",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -1,8 +1,6 @@
-"""Pictures put together with Pillow alone: grids, panels side by side, and small plots quick enough
-for a slider.
+"""Pictures put together with Pillow alone: panels side by side, and plots quick enough for sliders.
 
-Wherever images are asked for: float tensors (B, 3, H, W) in [-1, 1], uint8 tensors (B, 3, H, W),
-single ones without the B, uint8 arrays (H, W, 3), PIL images, or lists of these.
+What counts as images: see data/pictures.py.
 """
 
 import math
@@ -23,14 +21,9 @@ from ..data.pictures import FAINT, INK, PAPER, image_grid, to_pictures
 COLORS = ("#0b4f8a", "#d55e00", "#56b4e9", "#009e73", "#cc79a7", "#555555")
 
 
-# -- panels: what a slider shows, drawn with Pillow in a few milliseconds --------------------------
-
-
 @lru_cache
-def font(size: int = 14) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which has ᾱ and ε, from matplotlib's files if it is installed; else Pillow's own
-    letters.
-    """
+def font(size: int = 14) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which has ᾱ and ε, from matplotlib's files if it is there; else Pillow's own."""
     spec = find_spec("matplotlib")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         file = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
@@ -39,11 +32,9 @@ def font(size: int = 14) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def _write(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str
-) -> None:
-    # α + macron becomes one letter
-    draw.text(at, unicodedata.normalize("NFC", text), INK, font(size), anchor)
+def _write(pen: ImageDraw.ImageDraw, at: tuple, text: str, size: int, anchor: str) -> None:
+    text = unicodedata.normalize("NFC", text)  # α + macron becomes one letter
+    pen.text(at, text, INK, font(size), anchor)
 
 
 def compose(
@@ -58,128 +49,45 @@ def compose(
     """
     if titles is not None and len(titles) != len(panels):
         raise ValueError(f"{len(panels)} panels need as many titles, not {len(titles)}")
-    pictures = []
-    for panel in panels:
-        if not isinstance(panel, Image.Image):
-            pieces = to_pictures(panel)
-            grid = pieces[0] if len(pieces) == 1 else image_grid(pieces)
-            factor = scale or max(1, round(200 / grid.height))
-            panel = grid.resize(
-                (grid.width * factor, grid.height * factor), Image.Resampling.NEAREST
-            )
-        pictures.append(panel.convert("RGB"))
-    if not pictures:
+    if not panels:
         raise ValueError("there are no panels to show: give at least one")
-    lines = [str(title).split("\n") for title in titles or []]
-    widths = [
-        max(
-            [p.width, *(math.ceil(font(14).getlength(line)) for line in lines[i])]
-            if lines
-            else [p.width]
-        )
-        + 12
-        for i, p in enumerate(pictures)
-    ]
+    pictures = [_enlarged(panel, scale).convert("RGB") for panel in panels]
+    lines = [str(title).split("\n") for title in titles or [""] * len(panels)]
+    widths = [max(p.width, *(math.ceil(font(14).getlength(line)) for line in words)) + 12
+              for p, words in zip(pictures, lines, strict=True)]
     top = 28 if caption else 6
-    head = 19 * max(map(len, lines)) + 4 if lines else 0
-    width = max(sum(widths), math.ceil(font(15).getlength(caption)) + 16 if caption else 0)
-    sheet = Image.new("RGB", (width, top + head + max(p.height for p in pictures) + 6), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    if caption:
-        _write(draw, (8, 14), caption, 15, "lm")
+    below = top + (19 * max(map(len, lines)) + 4 if titles else 0)
+    wide = math.ceil(font(15).getlength(caption)) + 16 if caption else 0
+    size = max(sum(widths), wide), below + max(p.height for p in pictures) + 6
+    sheet = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _write(pen, (8, 14), caption or "", 15, "lm")
     left = 0
-    for i, picture in enumerate(pictures):
-        for row, line in enumerate(lines[i] if lines else []):
-            _write(draw, (left + widths[i] / 2, top + 9 + 19 * row), line, 14, "mm")
-        sheet.paste(picture, (left + (widths[i] - picture.width) // 2, top + head))
-        left += widths[i]
+    for picture, words, width in zip(pictures, lines, widths, strict=True):
+        for row, line in enumerate(words):
+            _write(pen, (left + width / 2, top + 9 + 19 * row), line, 14, "mm")
+        sheet.paste(picture, (left + (width - picture.width) // 2, below))
+        left += width
     return sheet
 
 
-class _Axes:
-    """A frame with ticks, drawn with Pillow: maps numbers to pixels."""
-
-    def __init__(
-        self, size: tuple[int, int], x: tuple[float, float], y: tuple[float, float],
-        log: bool = False, xlabel: str = "", ylabel: str = "",
-    ) -> None:
-        self.image = Image.new("RGB", size, PAPER)
-        self.draw = ImageDraw.Draw(self.image)
-        self.box = (
-            56 if ylabel or log else 42, 8 + 16 * bool(ylabel), size[0] - 12,
-            size[1] - 24 - 16 * bool(xlabel),
-        )
-        self.x, self.log = (x[0], x[1] if x[1] > x[0] else x[0] + 1), log
-        if log and y[0] <= 0:
-            raise ValueError(f"a logarithmic axis needs limits above 0, not {y}")
-        low, high = (math.log10(y[0]), math.log10(y[1])) if log else y
-        self.y = (low, high if high > low else low + 1)
-        left, top, right, bottom = self.box
-        for tick in _ticks(*self.x):
-            at = self.px(np.array([tick]), None)[0][0]
-            self.draw.line((at, top, at, bottom), FAINT)
-            _write(self.draw, (at, bottom + 4), f"{tick:.6g}", 12, "mt")
-        for value in _log_ticks(*self.y) if log else _ticks(*self.y):
-            at = bottom - ((math.log10(value) if log else value) - self.y[0]) / (
-                self.y[1] - self.y[0]
-            ) * (bottom - top)
-            self.draw.line((left, at, right, at), FAINT)
-            _write(self.draw, (left - 5, at), f"{value:.6g}", 12, "rm")
-        self.draw.rectangle(self.box, outline=INK)
-        _write(self.draw, ((left + right) / 2, size[1] - 3), xlabel, 13, "mb")
-        _write(self.draw, (4, 3), ylabel, 13, "lt")
-
-    def px(self, x: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers to pixels, kept inside the frame."""
-        left, top, right, bottom = self.box
-        across = left + (np.asarray(x, np.float64) - self.x[0]) / (self.x[1] - self.x[0]) * (
-            right - left
-        )
-        if y is None:
-            return across, across
-        y = np.asarray(y, np.float64)
-        y = np.log10(np.maximum(y, 1e-300)) if self.log else y
-        up = bottom - (y - self.y[0]) / (self.y[1] - self.y[0]) * (bottom - top)
-        return across.clip(left, right), np.nan_to_num(up, nan=bottom).clip(top, bottom)
-
-    def line(self, x: np.ndarray, y: np.ndarray, color: str, width: int = 2) -> None:
-        across, up = self.px(x, y)
-        self.draw.line(
-            list(zip(across.tolist(), up.tolist(), strict=True)), color, width, joint="curve"
-        )
+def _enlarged(panel: Any, scale: int | None) -> Image.Image:
+    if isinstance(panel, Image.Image):
+        return panel
+    pieces = to_pictures(panel)
+    grid = pieces[0] if len(pieces) == 1 else image_grid(pieces)
+    factor = scale or max(1, round(200 / grid.height))
+    return grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.NEAREST)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers between low and high."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step *= next((m for m in (1, 2, 5) if (high - low) / (step * m) <= 5), 10)
-    first = math.ceil(low / step - 1e-9)
-    return [float(f"{i * step:.12g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Two to six round numbers between 10^low and 10^high: powers of ten, else 1, 2 and 5 times
-    these, else as _ticks().
-    """
-    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
-    tens = range(first, last + 1, max(1, math.ceil((last - first) / 5)))
-    fine = [m * 10.0**k for k in range(first - 1, last + 1) for m in (1, 2, 5)]
-    fine = [value for value in fine if low - 1e-9 <= math.log10(value) <= high + 1e-9]
-    return (
-        [10.0**k for k in tens]
-        if len(tens) > 1
-        else fine
-        if len(fine) > 1
-        else _ticks(10**low, 10**high)
-    )
+# -- small plots -----------------------------------------------------------------------------------
 
 
 def histogram_panel(
     values: Any, *, limits: tuple[float, float] = (-3, 3), bins: int = 60, gaussian: bool = False,
     xlabel: str = "value", size: tuple[int, int] = (260, 200),
 ) -> Image.Image:
-    """Histogram of all numbers in `values` (share per unit, so that its area is 1) as a PIL image
-    of `size` pixels.
+    """Histogram of all numbers in `values` (share per unit, its area is 1), a picture of `size`.
 
     gaussian: draw the density of N(0, 1) over it. What lies outside `limits` is left out of the
     bars, not of the share.
@@ -188,14 +96,11 @@ def histogram_panel(
     counts, edges = np.histogram(numbers, bins, limits)
     density = counts / max(numbers.size, 1) / (edges[1] - edges[0])
     # a round upper limit, so that the frame does not jump while a slider moves
-    high = next((h for h in (0.6, 1.2, 2.5, 5, 10, 25) if density.max() <= h), float(density.max()))
-    axes = _Axes(size, limits, (0, high), False, xlabel, "")
+    rounds = (0.6, 1.2, 2.5, 5, 10, 25, float(density.max()))
+    axes = _Axes(size, limits, (0, next(h for h in rounds if density.max() <= h)), False, xlabel)
     left, up = axes.px(edges, np.append(density, 0))
-    for i in range(bins):
-        if counts[i]:
-            axes.draw.rectangle(
-                (left[i], up[i], max(left[i + 1] - 1, left[i]), axes.box[3]), COLORS[2]
-            )
+    for i in np.flatnonzero(counts):
+        axes.pen.rectangle((left[i], up[i], max(left[i + 1] - 1, left[i]), axes.box[3]), COLORS[2])
     if gaussian:
         x = np.linspace(*limits, 200)
         axes.line(x, np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi), COLORS[1])
@@ -207,8 +112,7 @@ def curve_panel(
     xlabel: str = "t", ylabel: str = "", limits: tuple[float, float] | None = None,
     size: tuple[int, int] = (320, 200),
 ) -> Image.Image:
-    """Lines {name: values (n,)} over x (n,) (None: 0 … n-1) as a PIL image, with a dot on each at x
-    = `marker`.
+    """Lines {name: values (n,)} over x (n,) (None: 0 … n-1), with a dot on each at x = `marker`.
 
     log: logarithmic values. limits: of the values, so that the frame keeps still while other things
     move. Raises ValueError for no curves, a curve without values, or log with limits that reach 0.
@@ -217,34 +121,100 @@ def curve_panel(
     if not series or min(map(len, series.values())) == 0:
         raise ValueError("curves must hold at least one name with at least one value")
     xs = {name: np.arange(len(v)) if x is None else _numbers(x) for name, v in series.items()}
-    everything = np.concatenate(
-        [v[np.isfinite(v) & ((v > 0) | (not log))] for v in series.values()]
-    )
+    shown = np.concatenate([v[np.isfinite(v) & ((v > 0) | (not log))] for v in series.values()])
     if limits is None:
-        limits = (
-            (float(everything.min()), float(everything.max())) if everything.size else (0.1, 1.0)
-        )
+        limits = (float(shown.min()), float(shown.max())) if shown.size else (0.1, 1.0)
     ends = min(v[0] for v in xs.values()), max(v[-1] for v in xs.values())
     axes = _Axes(size, ends, limits, log, xlabel, ylabel)
-    for i, (name, values) in enumerate(series.items()):
-        color = COLORS[i % len(COLORS)]
+    for (name, values), color in zip(series.items(), COLORS * len(series), strict=False):
         axes.line(xs[name], values, color)
         if marker is not None:
-            (across,), (up,) = axes.px(np.array([marker]), np.interp([marker], xs[name], values))
-            axes.draw.line((across, axes.box[1], across, axes.box[3]), INK)
-            axes.draw.ellipse((across - 4, up - 4, across + 4, up + 4), color, INK)
+            (across,), (up,) = axes.px([marker], np.interp([marker], xs[name], values))
+            axes.pen.line((across, axes.box[1], across, axes.box[3]), INK)
+            axes.pen.ellipse((across - 4, up - 4, across + 4, up + 4), color, INK)
     if len(series) > 1:
-        widest = max(font(12).getlength(name) for name in series)
-        corner = axes.box[2] - widest - 34, axes.box[1] + 5
-        axes.draw.rectangle(
-            (*corner, axes.box[2] - 5, corner[1] + 16 * len(series) + 2), PAPER, FAINT
-        )
-        for i, name in enumerate(series):
-            row = corner[1] + 9 + 16 * i
-            axes.draw.line((corner[0] + 4, row, corner[0] + 20, row), COLORS[i % len(COLORS)], 3)
-            _write(axes.draw, (corner[0] + 24, row), name, 12, "lm")
+        axes.legend(list(series))
     return axes.image
 
 
+class _Axes:
+    """A frame with ticks that maps numbers to pixels. By hand, because matplotlib is too slow here:
+    tests/benchmarks/slider_latency.py has the numbers.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], x: tuple[float, float], y: tuple[float, float], log: bool,
+        xlabel: str = "", ylabel: str = "",
+    ) -> None:
+        if log and y[0] <= 0:
+            raise ValueError(f"a logarithmic axis needs limits above 0, not {y}")
+        self.image, self.log = Image.new("RGB", size, PAPER), log
+        self.pen = ImageDraw.Draw(self.image)
+        low, high = (math.log10(y[0]), math.log10(y[1])) if log else y
+        self.x = x[0], x[1] if x[1] > x[0] else x[0] + 1
+        self.y = low, high if high > low else low + 1
+        self.box = left, top, right, bottom = (
+            56 if ylabel or log else 42, 8 + 16 * bool(ylabel),
+            size[0] - 12, size[1] - 24 - 16 * bool(xlabel),
+        )
+        for tick in _ticks(*self.x):
+            at = self.px([tick], [1])[0][0]
+            self.pen.line((at, top, at, bottom), FAINT)
+            _write(self.pen, (at, bottom + 4), f"{tick:.6g}", 12, "mt")
+        for tick in _log_ticks(*self.y) if log else _ticks(*self.y):
+            at = self.px([0], [tick])[1][0]
+            self.pen.line((left, at, right, at), FAINT)
+            _write(self.pen, (left - 5, at), f"{tick:.6g}", 12, "rm")
+        self.pen.rectangle(self.box, outline=INK)
+        _write(self.pen, ((left + right) / 2, size[1] - 3), xlabel, 13, "mb")
+        _write(self.pen, (4, 3), ylabel, 13, "lt")
+
+    def px(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers (n,) to pixels, kept inside the frame."""
+        left, top, right, bottom = self.box
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        y = np.log10(np.maximum(y, 1e-300)) if self.log else y
+        across = left + (x - self.x[0]) / (self.x[1] - self.x[0]) * (right - left)
+        up = bottom - (y - self.y[0]) / (self.y[1] - self.y[0]) * (bottom - top)
+        return across.clip(left, right), np.nan_to_num(up, nan=bottom).clip(top, bottom)
+
+    def line(self, x: np.ndarray, y: np.ndarray, color: str) -> None:
+        across, up = self.px(x, y)
+        points = list(zip(across.tolist(), up.tolist(), strict=True))
+        self.pen.line(points, color, 2, joint="curve")
+
+    def legend(self, names: Sequence[str]) -> None:
+        left = self.box[2] - max(font(12).getlength(name) for name in names) - 34
+        top = self.box[1] + 5
+        frame = (left, top, self.box[2] - 5, top + 16 * len(names) + 2)
+        self.pen.rectangle(frame, PAPER, FAINT)
+        for i, name in enumerate(names):
+            row, color = top + 9 + 16 * i, COLORS[i % len(COLORS)]
+            self.pen.line((left + 4, row, left + 20, row), color, 3)
+            _write(self.pen, (left + 24, row), name, 12, "lm")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers between low and high."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step *= next((m for m in (1, 2, 5) if (high - low) / (step * m) <= 5), 10)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Two to six round numbers between 10^low and 10^high: powers of ten, else 1, 2 and 5 times
+    these, else as _ticks().
+    """
+    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
+    tens = range(first, last + 1, max(1, math.ceil((last - first) / 5)))
+    fine = [m * 10.0**k for k in range(first - 1, last + 1) for m in (1, 2, 5)]
+    fine = [value for value in fine if low - 1e-9 <= math.log10(value) <= high + 1e-9]
+    if len(tens) > 1:
+        return [10.0**k for k in tens]
+    return fine if len(fine) > 1 else _ticks(10**low, 10**high)
+
+
 def _numbers(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, np.float64)
+    values = values.detach().cpu() if isinstance(values, Tensor) else values
+    return np.asarray(values, np.float64)

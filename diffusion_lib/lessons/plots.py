@@ -1,12 +1,11 @@
-"""Pictures for notebooks and files: shown with alternative text, saved as PNG, animated; curves
-drawn with matplotlib.
+"""Pictures in notebooks: shown with alternative text; curves drawn with matplotlib.
 
-matplotlib and IPython are imported where they are used; saving needs Pillow only. What counts as
-images: see panels.py.
+matplotlib and IPython are imported where they are used. What counts as images: data/pictures.py.
 """
 
 import html
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,65 +27,62 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))  # lines stay ap
 
 
 def show(picture: "Image.Image | Figure | bytes", alt: str, caption: str | None = None) -> None:
-    """Show a picture below the cell, with alternative text for who cannot see it and a caption
-    under it.
+    """Show a picture below the cell, with alternative text and a caption under it.
 
     picture: a PIL image, a matplotlib figure or the bytes of a PNG. The plain form of the output is
     `alt`, the same on every machine, so that a notebook's test can compare it. Outside a notebook
     `alt` is printed. Raises ValueError if alt is empty.
     """
     if not alt.strip():
-        raise ValueError(
-            "alt must say in words what the picture shows; it is read aloud in its place"
-        )
-    if hasattr(picture, "savefig"):
-        buffer = io.BytesIO()
-        picture.savefig(buffer, format="png", dpi=100)
-        picture = buffer.getvalue()
-    if isinstance(picture, Image.Image):
-        # It is written into the notebook: small before quick. Noise does not compress, so a large
-        # sheet gets the 256 colours that fit it best, a third of the bytes; pictures enlarged pixel
-        # by pixel would be larger still as JPEG.
-        if picture.width * picture.height > 60_000:
-            picture = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", optimize=True)
-        picture = buffer.getvalue()
-    png = picture
+        raise ValueError("alt must say in words what the picture shows; it is read aloud instead")
+    png = picture if isinstance(picture, bytes) else _png(picture)
     try:
         from IPython import get_ipython
         from IPython.display import display
     except ImportError:
-        get_ipython = lambda: None  # noqa: E731
-    if get_ipython() is None:
+        display = None
+    if display is None or get_ipython() is None:
         print(f"[picture: {alt}]")
         return
-    display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    metadata = {"image/png": {"alt": alt}}
+    display({"image/png": png, "text/plain": alt}, raw=True, metadata=metadata)
     if caption:
-        # JupyterLab itself drops the alternative text of outputs; the label of this block is what
-        # it reads aloud
+        # JupyterLab drops the alternative text of outputs; this block's label is what it reads out
         label, words = html.escape(alt), html.escape(caption)
         block = f'<div role="figure" aria-label="{label}"><em>{words}</em></div>'
         display({"text/html": block, "text/plain": caption}, raw=True)
+
+
+def _png(picture: "Image.Image | Figure") -> bytes:
+    """Small before quick, for it is written into the notebook."""
+    buffer = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        picture.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+    # Noise does not compress: a large sheet gets the 256 colours that fit it best, a third of the
+    # bytes; pictures enlarged pixel by pixel would be larger still as JPEG.
+    if picture.width * picture.height > 60_000:
+        picture = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def show_images(
     images: Any, titles: Sequence[str] | None = None, columns: int | None = None,
     caption: str | None = None, alt: str | None = None, scale: int | None = None,
 ) -> None:
-    """Show images as a grid, or, with titles, side by side with a title above each (columns: how
-    many a row).
+    """Show images as a grid, or, with titles, side by side with a title above each.
 
-    alt: alternative text, the caption or the titles if None. scale: screen pixels per picture
-    pixel; None chooses.
+    columns: how many a row. alt: alternative text, the caption or the titles if None. scale: screen
+    pixels per picture pixel; None chooses.
     """
     pictures = to_pictures(images) if titles is None else list(images)
-    words = alt or caption or (", ".join(titles) if titles else f"grid of {len(pictures)} pictures")
+    titled = ", ".join(titles) if titles else f"grid of {len(pictures)} pictures"
+    words = alt or caption or titled
     if titles is None:
-        columns = columns or min(8, int(np.ceil(np.sqrt(len(pictures)))))
-        scale = scale or max(
-            1, min(200 // pictures[0].height, 720 // (columns * pictures[0].width))
-        )
+        columns = columns or min(8, math.ceil(math.sqrt(len(pictures))))
+        width, height = pictures[0].size
+        scale = scale or max(1, min(200 // height, 720 // (columns * width)))
         show(image_grid(pictures, columns, scale), words, caption)
         return
     columns = columns or len(pictures)
@@ -94,9 +90,8 @@ def show_images(
         raise ValueError(f"{len(pictures)} images need as many titles, not {len(titles)}")
     starts = range(0, len(pictures), columns)
     rows = [compose(pictures[i : i + columns], titles[i : i + columns], scale) for i in starts]
-    sheet = Image.new(
-        "RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white"
-    )
+    size = max(row.width for row in rows), sum(row.height for row in rows)
+    sheet = Image.new("RGB", size, "white")
     for i, row in enumerate(rows):
         sheet.paste(row, (0, sum(above.height for above in rows[:i])))
     show(sheet, words, caption)
@@ -106,28 +101,24 @@ def show_images(
 
 
 def use_style() -> None:
-    """Set matplotlib to the one style of this series: legible at full size, apart for colour-blind
-    eyes and in grey.
+    """Set matplotlib to the one style of this series: legible, apart for colour-blind eyes and in
+    grey.
     """
     import matplotlib as mpl
 
-    mpl.rcParams.update(
-        {
-            "font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 12,
-            "legend.fontsize": 10, "axes.prop_cycle": mpl.cycler(color=COLORS, linestyle=DASHES),
-            "lines.linewidth": 2, "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6,
-            "axes.edgecolor": INK, "axes.spines.top": False, "axes.spines.right": False,
-            "figure.dpi": 100, "figure.facecolor": "white", "image.cmap": "cividis",
-            "figure.constrained_layout.use": True,
-        }
-    )
+    mpl.rcParams.update({
+        "font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 12, "legend.fontsize": 10,
+        "axes.prop_cycle": mpl.cycler(color=COLORS, linestyle=DASHES), "lines.linewidth": 2,
+        "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6, "axes.edgecolor": INK,
+        "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100,
+        "figure.facecolor": "white", "image.cmap": "cividis", "figure.constrained_layout.use": True,
+    })
 
 
 def figure(
-    columns: int = 1, rows: int = 1, *, width: float = 6.0, height: float = 3.6
+    columns: int = 1, rows: int = 1, *, width: float = 6.0, height: float = 3.6,
 ) -> "tuple[Figure, Any]":
-    """A figure in the style of this series and its axes: one, or an array as plt.subplots gives.
-    Sizes in inches.
+    """A figure in the series' style and its axes: one, or an array as plt.subplots. In inches.
 
     It is not pyplot's, so nothing shows it twice and nothing has to close it: hand it to show().
     """
@@ -142,11 +133,10 @@ def plot_curves(
     curves: Mapping[str, Any], *, xlabel: str, ylabel: str, title: str = "", logx: bool = False,
     logy: bool = False, ax: "Axes | None" = None, width: float = 6.0, height: float = 3.6,
 ) -> "Figure":
-    """Lines with a legend and labelled axes. curves: {name: values (n,)} or {name: (x (n,), values
-    (n,))}.
+    """Lines with a legend and labelled axes; returns the figure, for show(figure, alt=...).
 
-    ax: axes to draw into (see figure()); None makes a new figure. Returns the figure, for
-    show(figure, alt=...).
+    curves: {name: values (n,)} or {name: (x (n,), values (n,))}. ax: axes to draw into (see
+    figure()); None makes a new figure.
     """
     ax = figure(width=width, height=height)[1] if ax is None else ax
     for name, values in curves.items():
@@ -160,19 +150,6 @@ def plot_curves(
     if len(curves) > 1:
         ax.legend()
     return ax.figure
-
-
-def plot_loss(
-    losses: Sequence[float] | Mapping[str, Sequence[float]], *, smooth: int = 50, logy: bool = True,
-) -> "Figure":
-    """Loss over training steps, each point the mean of the last `smooth` steps. losses: one run, or
-    {name: run}.
-    """
-    runs = losses if isinstance(losses, Mapping) else {"loss": losses}
-    curves = {name: running_mean(values, smooth) for name, values in runs.items()}
-    return plot_curves(
-        curves, xlabel="training step", ylabel=f"loss (mean of {smooth} steps)", logy=logy
-    )
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:

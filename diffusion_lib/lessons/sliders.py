@@ -1,9 +1,9 @@
 """Sliders that keep up with the hand.
 
-Two kinds of slider. Frames: every picture is made once and lives in the page, so the slider works
-without a kernel (an exported page, a notebook just opened). Live: the picture is drawn anew for
-each value. Both are plain ipywidgets, have a constant text form (notebook tests compare it), and a
-move() that lets a test push them and sees every error.
+Frames: every picture is made once and lives in the page, so the slider works without a kernel (an
+exported page, a notebook just opened). Live: the picture is drawn anew for each value. Both are
+plain ipywidgets, have a constant text form (notebook tests compare it), and a move() that lets a
+test push them and sees every error.
 """
 
 import html
@@ -12,23 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ipywidgets as ui
 import numpy as np
-from ipywidgets import (
-    HTML,
-    Checkbox,
-    Dropdown,
-    FloatSlider,
-    HBox,
-    Image,
-    IntSlider,
-    Layout,
-    Play,
-    SelectionSlider,
-    Tab,
-    VBox,
-    Widget,
-    jslink,
-)
 from PIL import Image as PILImage
 from traitlets import Unicode
 
@@ -36,14 +21,13 @@ from ..core.diffusion import GaussianDiffusion
 from ..data.pictures import encode
 from .panels import compose
 
-SLIDER = {"width": "420px"}
 QUALITIES = (92, 85, 75, 65, 55, 45, 35, 25)  # of WebP, tried in this order until the frames fit
 
 
-class Panel(VBox):
+class Panel(ui.VBox):
     """A box whose text form is one constant line, on every machine and in every run."""
 
-    def __init__(self, children: Sequence[Widget], summary: str) -> None:
+    def __init__(self, children: Sequence[ui.Widget], summary: str) -> None:
         self.summary = summary[:100]
         super().__init__(children)
 
@@ -51,9 +35,8 @@ class Panel(VBox):
         return self.summary
 
 
-class Picture(Image):
-    """The Image widget at its own size (a box would stretch it), with `tooltip` as its alternative
-    text (the title of <img>).
+class Picture(ui.Image):
+    """The Image widget at its own size (a box would stretch it); `tooltip` is its alternative text.
 
     description: always empty. ipywidgets' page code reads it before it shows a tooltip, and fails
     on Image, which has none.
@@ -62,14 +45,15 @@ class Picture(Image):
     description = Unicode("").tag(sync=True)
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("layout", Layout(align_self="flex-start", max_width="100%"))
+        options.setdefault("layout", ui.Layout(align_self="flex-start", max_width="100%"))
         super().__init__(**options)
-# -- frames: made once, no kernel needed -----------------------------------------------------------
 
+
+# -- frames: made once, no kernel needed -----------------------------------------------------------
 
 # A Tab keeps all its pages in the page, loaded; a Stack, made for this, loads each anew, which took
 # three times as long. So frames are the pages of a Tab whose bar is not shown.
-FRAMES = """<style>
+HIDE_BAR = """<style>
 .jupyter-widgets.widget-tab.frames > .widget-tab-bar { display: none !important; }
 .jupyter-widgets.widget-tab.frames > .widget-tab-contents {
   border: 0 !important; padding: 0 !important; margin: 0 !important; }
@@ -77,45 +61,36 @@ FRAMES = """<style>
 
 
 class FrameSlider(Panel):
-    """What frame_slider() returns. values: one per frame. frames: their bytes. slider, pages: the
-    widgets.
-    """
+    """What frame_slider() returns: values and frames (their bytes); slider and pages (widgets)."""
 
     def __init__(
         self, frames: Sequence[bytes], values: Sequence[Any], label: str, alts: Sequence[str],
         play: bool, start: int,
-    ):
+    ) -> None:
         self.frames, self.values = list(frames), list(values)
-        images = [
-            Picture(value=f, format=_format(f), tooltip=alt)
-            for f, alt in zip(frames, alts, strict=True)
-        ]
-        self.pages = Tab(images, selected_index=start)
+        self.pages = ui.Tab([Picture(value=frame, format=_format(frame), tooltip=alt)
+                             for frame, alt in zip(frames, alts, strict=True)],
+                            selected_index=start)
         self.pages.add_class("frames")
         options = [(str(value), i) for i, value in enumerate(values)]
-        self.slider = SelectionSlider(
-            options=options, index=start, description=label, layout=Layout(**SLIDER)
-        )
-        jslink((self.slider, "index"), (self.pages, "selected_index"))
-        player = Play(
-            min=0, max=len(values) - 1, value=start, interval=120, description=f"play {label}"
-        )
-        jslink((player, "value"), (self.slider, "index"))
-        row = HBox([player, self.slider] if play else [self.slider])
-        super().__init__(
-            [row, self.pages, HTML(FRAMES, layout=Layout(display="none"))],
-            f"Slider over {label} ({len(values)} frames)",
-        )
+        self.slider = ui.SelectionSlider(
+            options=options, index=start, description=label, layout=_wide())
+        ui.jslink((self.slider, "index"), (self.pages, "selected_index"))
+        player = ui.Play(min=0, max=len(values) - 1, value=start, interval=120,
+                         description=f"play {label}")
+        ui.jslink((player, "value"), (self.slider, "index"))
+        row = ui.HBox([player, self.slider] if play else [self.slider])
+        style = ui.HTML(HIDE_BAR, layout=ui.Layout(display="none"))
+        super().__init__([row, self.pages, style], f"Slider over {label} ({len(values)} frames)")
 
     def move(self, value: Any) -> bytes:
-        """Set the slider to one of `values`, as a hand would, and return the picture then shown.
-        ValueError if unknown.
+        """Set the slider to one of `values`, as a hand would; returns the picture then shown.
+
+        Raises ValueError for a value that it does not have.
         """
         if value not in self.values:
-            raise ValueError(
-                f"{value!r} is no value of this slider; its values run from {self.values[0]} to "
-                f"{self.values[-1]}"
-            )
+            raise ValueError(f"{value!r} is no value of this slider; its values run from "
+                             f"{self.values[0]} to {self.values[-1]}")
         self.slider.index = self.pages.selected_index = self.values.index(value)
         return self.pages.children[self.pages.selected_index].value
 
@@ -127,36 +102,28 @@ def frame_slider(
 ) -> FrameSlider:
     """A slider over pictures made beforehand; it needs no kernel. About 40 frames are plenty.
 
-    frames: images of any kind (panels.py), matplotlib figures, or bytes of PNG, WebP, JPEG (taken
-    as they are). values: what the slider says at each frame. captions: drawn above each frame,
-    "label = value" if None. value: where to start (the first). limit_kb: most that all frames
-    together may take, as PNG if they fit, else as WebP of the best quality that does. Raises
-    ValueError if they do not fit, or if frames, values and captions differ in number.
+    frames: images of any kind (panels.py), figures, or bytes of PNG, WebP, JPEG (taken as they
+    are). values: what the slider says at each frame. captions: drawn above each frame, "label =
+    value" if None. value: where to start (the first). limit_kb: most that all frames together may
+    take, as PNG if they fit, else as WebP of the best quality that does. Raises ValueError if they
+    do not fit, or if frames, values and captions differ in number.
     """
     captions = [f"{label} = {v}" for v in values] if captions is None else list(captions)
     if not len(frames) == len(values) == len(captions) or len(frames) == 0:
-        raise ValueError(
-            "frames, values and captions must be equally many and at least one, not "
-            f"{len(frames)}, "
-            f"{len(values)} and {len(captions)}"
-        )
-    if all(isinstance(frame, bytes) for frame in frames):
-        encoded = list(frames)
-    else:
-        pictures = [
-            compose([_picture(frame)], caption=c) for frame, c in zip(frames, captions, strict=True)
-        ]
+        raise ValueError("frames, values and captions must be equally many and at least one, not "
+                         f"{len(frames)}, {len(values)} and {len(captions)}")
+    if value is not None and value not in values:
+        raise ValueError(f"value {value!r} is none of the slider's values, "
+                         f"{values[0]!r} … {values[-1]!r}")
+    encoded = list(frames)
+    if not all(isinstance(frame, bytes) for frame in frames):
+        pictures = [compose([_picture(frame)], caption=caption)
+                    for frame, caption in zip(frames, captions, strict=True)]
         encoded = _fit_bytes(pictures, 1000 * limit_kb)
     total = sum(map(len, encoded))
     if total > 1000 * limit_kb:
-        raise ValueError(
-            f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: use fewer "
-            "or smaller frames"
-        )
-    if value is not None and value not in values:
-        raise ValueError(
-            f"value {value!r} is none of the slider's values, {values[0]!r} … {values[-1]!r}"
-        )
+        raise ValueError(f"{len(encoded)} frames take {total // 1000} kB, more than {limit_kb} kB: "
+                         "use fewer or smaller frames")
     start = 0 if value is None else list(values).index(value)
     return FrameSlider(encoded, values, label, captions, play, start)
 
@@ -168,12 +135,9 @@ def _fit_bytes(pictures: Sequence[PILImage.Image], limit: int) -> list[bytes]:
         return encoded
     some = pictures[:: max(1, len(pictures) // 6)]
     for quality in QUALITIES:
-        guess = (
-            sum(len(encode(picture, "webp", quality)) for picture in some)
-            * len(pictures)
-            / len(some)
-        )
-        if guess < 1.1 * limit or quality == QUALITIES[-1]:  # a sample is quick; all of them decide
+        size = sum(len(encode(picture, "webp", quality)) for picture in some)
+        guess = size * len(pictures) / len(some)  # a sample is quick; all of them decide
+        if guess < 1.1 * limit or quality == QUALITIES[-1]:
             encoded = [encode(picture, "webp", quality) for picture in pictures]
             if sum(map(len, encoded)) <= limit:
                 break
@@ -184,18 +148,17 @@ def _fit_bytes(pictures: Sequence[PILImage.Image], limit: int) -> list[bytes]:
 
 
 class LivePanel(Panel):
-    """What live_panel() returns. controls: {name: widget}. image: the Image widget. error: of the
-    last drawing, or None.
+    """What live_panel() returns: controls {name: widget}, image (a widget), error (the last, or
+    None).
     """
 
     def __init__(
-        self, draw: Callable[..., Any], controls: Mapping[str, Widget], rows: Sequence[Widget],
-        summary: str,
+        self, draw: Callable[..., Any], controls: Mapping[str, ui.Widget],
+        rows: Sequence[ui.Widget], summary: str,
     ) -> None:
-        self.draw, self.controls, self.error, self._seconds, self._drawn = (
-            draw, dict(controls), None, 0.0, 0,
-        )
-        self.image, self.status = Picture(format="png", tooltip=summary), HTML()
+        self.draw, self.controls, self.error = draw, dict(controls), None
+        self._seconds, self._drawn = 0.0, 0
+        self.image, self.status = Picture(format="png", tooltip=summary), ui.HTML()
         self._redraw()
         if self.error is not None:
             raise self.error  # a slider that cannot draw at all is a bug: say so
@@ -208,37 +171,29 @@ class LivePanel(Panel):
             self.status.value = "drawing …"  # slow work shows that it is working
         start = time.perf_counter()
         try:
-            content = _bytes(
-                self.draw(**{name: widget.value for name, widget in self.controls.items()})
-            )
-            self.image.format, self.image.value, self.error = _format(content), content, None
-            self.status.value = ""
-        # an error in a handler would vanish in the server's log: show it; move() raises it
-        except Exception as error:
-            self.error = error
-            self.status.value = (
-                f'<b style="color:#b00020">{type(error).__name__}: {html.escape(str(error))}</b>'
-            )
+            values = {name: widget.value for name, widget in self.controls.items()}
+            content = _bytes(self.draw(**values))
+            self.image.format, self.image.value = _format(content), content
+            self.status.value, self.error = "", None
+        except Exception as error:  # in a handler it would vanish in the server's log: show it
+            self.error, name = error, type(error).__name__
+            said = html.escape(str(error))
+            self.status.value = f'<b style="color:#b00020">{name}: {said}</b>'
         self._seconds, self._drawn = time.perf_counter() - start, self._drawn + 1
 
     def move(self, **values: Any) -> bytes:
-        """Set controls by name, as a hand would, and return the picture then shown; an error in
-        draw is raised.
+        """Set controls by name, as a hand would; returns the picture then shown. Raises its error.
         """
         before = self._drawn
         for name, value in values.items():
             if name not in self.controls:
-                raise ValueError(
-                    f"there is no control {name!r}; there are {', '.join(self.controls)}"
-                )
-            self.controls[name].value = value
-            if self.controls[name].value != value and not np.isclose(
-                float(self.controls[name].value), float(value)
-            ):
-                raise ValueError(
-                    f"{name} = {value} lies outside its slider, which stopped at "
-                    f"{self.controls[name].value}"
-                )
+                known = ", ".join(self.controls)
+                raise ValueError(f"there is no control {name!r}; there are {known}")
+            control = self.controls[name]
+            control.value = value
+            if control.value != value and not np.isclose(float(control.value), float(value)):
+                raise ValueError(f"{name} = {value} lies outside its slider, which stopped at "
+                                 f"{control.value}")
         if self._drawn == before:  # every control stood where it was told to go
             self._redraw()
         if self.error is not None:
@@ -247,19 +202,16 @@ class LivePanel(Panel):
 
 
 class LiveSlider(LivePanel):
-    """What live_slider() and timestep_slider(live=True) return: a LivePanel with one main slider.
-    """
+    """What live_slider() and timestep_slider(live=True) return: a LivePanel with a main slider."""
 
     main = "value"
 
     def move(self, value: Any = None, **others: Any) -> bytes:
-        """Set the slider (and others by name) and return the picture then shown; an error in draw
-        is raised.
-        """
+        """Set the slider (and others by name); returns the picture then shown. Raises its error."""
         return super().move(**({} if value is None else {self.main: value}), **others)
 
     @property
-    def slider(self) -> Widget:
+    def slider(self) -> ui.Widget:
         """The main slider."""
         return self.controls[self.main]
 
@@ -268,37 +220,31 @@ def live_slider(
     draw: Callable[..., Any], minimum: int, maximum: int, value: int | None = None, step: int = 1,
     label: str = "t", play: bool = True, controls: Mapping[str, Any] | None = None,
 ) -> LiveSlider:
-    """A slider whose picture is drawn for each value: draw(value, **controls) -> image, PIL image,
-    figure, or bytes.
+    """A slider whose picture is drawn for each value: draw(value, **controls) -> image or bytes.
 
     controls: more of them, as for live_panel(). Under 30 ms a drawing feels immediate: use
-    compose() and the panels rather than matplotlib. An error in draw is shown below the picture;
-    move() raises it.
+    compose() and the panels rather than matplotlib. An error in draw is shown below the picture.
     """
     value = minimum if value is None else value
     if not minimum <= value <= maximum:
         raise ValueError(f"value {value} lies outside {minimum} … {maximum}")
-    main = IntSlider(value, minimum, maximum, step, description=label, layout=Layout(**SLIDER))
-    player = Play(
-        min=minimum, max=maximum, step=max(step, (maximum - minimum) // 60), value=value,
-        interval=120,
-    )
-    jslink((player, "value"), (main, "value"))
+    main = ui.IntSlider(value, minimum, maximum, step, description=label, layout=_wide())
+    hop = max(step, (maximum - minimum) // 60)
+    player = ui.Play(min=minimum, max=maximum, step=hop, value=value, interval=120)
+    ui.jslink((player, "value"), (main, "value"))
     more = {name: _control(name, control) for name, control in (controls or {}).items()}
-    rows = [HBox([player, main] if play else [main]), *more.values()]
+    rows = [ui.HBox([player, main] if play else [main]), *more.values()]
     everything = {LiveSlider.main: main, **more}
-    return LiveSlider(
-        lambda value, **others: draw(value, **others), everything, rows,
-        f"Slider over {label} ({minimum} to {maximum})",
-    )
+    return LiveSlider(lambda value, **others: draw(value, **others), everything, rows,
+                      f"Slider over {label} ({minimum} to {maximum})")
 
 
 def live_panel(draw: Callable[..., Any], controls: Mapping[str, Any]) -> LivePanel:
-    """A picture with several controls: draw(**{name: value}) -> image, PIL image, figure, or bytes.
+    """A picture with several controls: draw(**{name: value}) -> image, figure, or bytes.
 
     controls: {name: widget}, or short: (low, high, start[, step]) makes a slider (of whole numbers
-    if all are), a list a menu, True or False a box to tick. Example: live_panel(draw, {"beta_end":
-    (0.001, 0.05, 0.02), "T": (10, 1000, 1000)}).
+    if all are), a list a menu, True or False a box to tick. For example
+    live_panel(draw, {"beta_end": (0.001, 0.05, 0.02), "T": (10, 1000, 1000)}).
     """
     widgets = {name: _control(name, control) for name, control in controls.items()}
     return LivePanel(draw, widgets, list(widgets.values()), f"Panel with {', '.join(widgets)}")
@@ -308,55 +254,45 @@ def timestep_slider(
     draw: Callable[[int], Any], diffusion: GaussianDiffusion, *, live: bool = False,
     count: int = 40, value: int | None = None, play: bool = True, limit_kb: int = 500,
 ) -> "FrameSlider | LiveSlider":
-    """A slider over the timesteps t of `diffusion`; t and ᾱ_t stand above the picture that draw(t)
-    returns.
+    """A slider over the timesteps of `diffusion`; t and ᾱ_t stand above the picture of draw(t).
 
     live=False: `count` frames from t = 0 to T-1, made now, no kernel needed later. live=True: every
     t, drawn when asked.
     """
     def caption(t: int) -> str:
         bar = float(diffusion.alphas_cumprod[t])
-        return (
-            f"t = {t}    ᾱ_t = {bar:.4f}"
-            if bar >= 1e-3 or bar == 0
-            else f"t = {t}    ᾱ_t = {bar:.1e}"
-        )
+        return f"t = {t}    ᾱ_t = {bar:{'.4f' if bar >= 1e-3 or bar == 0 else '.1e'}}"
 
     last = diffusion.T - 1
     if live:
-        def captioned(t: int) -> PILImage.Image:
-            return compose([_picture(draw(t))], caption=caption(t))
-
-        return live_slider(captioned, 0, last, value, label="t", play=play)
+        return live_slider(lambda t: compose([_picture(draw(t))], caption=caption(t)), 0, last,
+                           value, label="t", play=play)
     steps = sorted({round(t) for t in np.linspace(0, last, count)})
     start = None if value is None else min(steps, key=lambda t: abs(t - value))
-    return frame_slider(
-        [draw(t) for t in steps], steps, "t", [caption(t) for t in steps], play, start, limit_kb
-    )
+    frames, captions = [draw(t) for t in steps], [caption(t) for t in steps]
+    return frame_slider(frames, steps, "t", captions, play, start, limit_kb)
 
 
-def _control(name: str, control: Any) -> Widget:
-    if isinstance(control, Widget):
+def _wide() -> ui.Layout:
+    return ui.Layout(width="420px")
+
+
+def _control(name: str, control: Any) -> ui.Widget:
+    if isinstance(control, ui.Widget):
         return control
-    style = {
-        "description": name, "layout": Layout(**SLIDER), "style": {"description_width": "100px"},
-    }
+    style = {"description": name, "layout": _wide(), "style": {"description_width": "100px"}}
     if isinstance(control, bool):
-        return Checkbox(control, **style)
+        return ui.Checkbox(control, **style)
     if isinstance(control, list):
-        return Dropdown(options=control, **style)
+        return ui.Dropdown(options=control, **style)
     if not isinstance(control, tuple) or len(control) not in (3, 4):
-        raise ValueError(
-            f"control {name!r} must be a widget, (low, high, start[, step]), a list or a bool, "
-            f"not {control!r}"
-        )
+        raise ValueError(f"control {name!r} must be a widget, (low, high, start[, step]), a list "
+                         f"or a bool, not {control!r}")
     low, high, start, *step = control
     if all(isinstance(number, int) for number in control):
-        return IntSlider(start, low, high, *step, **style)
-    return FloatSlider(
-        start, min=low, max=high, step=step[0] if step else (high - low) / 100,
-        readout_format=".4g", **style,
-    )
+        return ui.IntSlider(start, low, high, *step, **style)
+    return ui.FloatSlider(start, min=low, max=high, step=step[0] if step else (high - low) / 100,
+                          readout_format=".4g", **style)
 
 
 # -- pictures to bytes -----------------------------------------------------------------------------
@@ -364,12 +300,12 @@ def _control(name: str, control: Any) -> Widget:
 
 def _picture(drawn: Any) -> PILImage.Image:
     """Whatever a draw function returns, as a PIL image; small tensors are enlarged."""
-    if isinstance(drawn, bytes):
-        return PILImage.open(io.BytesIO(drawn)).convert("RGB")
     if hasattr(drawn, "savefig"):
         buffer = io.BytesIO()
         drawn.savefig(buffer, format="png", dpi=100)
-        return PILImage.open(buffer).convert("RGB")
+        drawn = buffer.getvalue()
+    if isinstance(drawn, bytes):
+        return PILImage.open(io.BytesIO(drawn)).convert("RGB")
     return drawn if isinstance(drawn, PILImage.Image) else compose([drawn])
 
 
@@ -378,4 +314,5 @@ def _bytes(drawn: Any) -> bytes:
 
 
 def _format(content: bytes) -> str:
-    return "jpeg" if content[:2] == b"\xff\xd8" else "webp" if content[8:12] == b"WEBP" else "png"
+    return ("jpeg" if content[:2] == b"\xff\xd8"
+            else "webp" if content[8:12] == b"WEBP" else "png")
