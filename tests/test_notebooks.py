@@ -15,12 +15,16 @@ import tomllib
 import xml.etree.ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import diffusion_lib
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -462,3 +466,46 @@ def test_the_sanitiser_hides_times_and_addresses(text: str) -> None:
 ])
 def test_the_sanitiser_hides_nothing_else(text: str) -> None:
     assert sanitised(text) == text
+
+
+# -- a training that was stopped -------------------------------------------------------------------
+
+
+def run_cells(number: str, *identities: str, **names: object) -> dict:
+    """The code of these cells of a notebook, run with the names that cells before them made."""
+    (path,) = (path for path in NOTEBOOKS if path.stem.startswith(number))
+    space = dict(vars(diffusion_lib)) | {name: getattr(diffusion_lib, name) for name in diffusion_lib.__all__}
+    space |= {"torch": torch} | names
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.id in identities:
+            exec(compile(cell.source, f"{path.name}, {cell.id}", "exec"), space)
+    return space
+
+
+def test_notebook_04_stopped_at_step_12_reports_12_steps(capsys: pytest.CaptureFixture) -> None:
+    losses = [1.0 - 0.05 * i for i in range(12)]
+    trainer = SimpleNamespace(losses=losses, precision="float32", ema_model=None)
+    cats = diffusion_lib.ToyCats(size=16, n=16)
+    names = {
+        "trainer": trainer, "seconds": 4.0, "steps_taken": 12, "settings": SimpleNamespace(batch_size=32),
+        "progress": SimpleNamespace(history=[]), "draw": lambda model: diffusion_lib.to_float(cats.images),
+        "reading": SimpleNamespace(is_cat=torch.tensor([True, False])),
+    }
+    space = run_cells("04", "cell-16", "cell-25", **names)
+    mean = sum(losses) / 12
+    assert f"mean loss of the last 12 steps: {mean:.4f}" in capsys.readouterr().out
+    assert space["speed"] == 96 and space["fall"] == {12: pytest.approx(1.0 - mean)}
+
+
+@pytest.mark.parametrize("runs", [0, 1, 2, 3, 7])
+def test_notebook_03_stopped_shows_the_networks_that_are_done(runs: int, capsys: pytest.CaptureFixture) -> None:
+    names = ["ours", "without skips", "without time", "without norm", "original"]
+    every = [(name, seed) for name in names for seed in (0, 1)]
+    errors = {run: torch.linspace(0.1, 0.2, 14) * (1 + i) for i, run in enumerate(every[:runs])}
+    bands = {"all t": slice(4, 14), "t = 0 to 10": slice(0, 4), "t = 125, 225": slice(5, 7)}
+    numbers = {"off_library": 0.0, "off_diffusers": 0.0, "share": {50: 0.1}, "without": {50: 0.1}}
+    run_cells("03", "cell-45", "cell-46", "cell-48", errors=errors, changes=dict.fromkeys(names), BANDS=bands,
+              probe=list(range(14)), light=lambda figure: figure, **numbers)
+    said = capsys.readouterr().out
+    for name in names[1:]:
+        assert (f"\n{name}" in said) == (names.index(name) < runs // 2), said
