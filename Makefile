@@ -6,7 +6,7 @@ VENV := .venv/bin
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help setup lab test test-lib test-notebooks test-browser notebooks class figures references site badges lint clean
+.PHONY: help setup lab test test-lib test-notebooks test-with-data test-browser notebooks class figures references site badges lint clean
 
 help:
 	@echo "make lab         open the notebooks in JupyterLab (PORT=8888)"
@@ -40,6 +40,11 @@ test-lib: setup
 	@$(VENV)/python -m pytest -q tests
 
 test-notebooks: setup
+	@$(VENV)/python -m pytest -q $(NBVAL) notebooks
+
+# what may look at data/: the tests of data and of the command line, and every notebook
+test-with-data: setup
+	@$(VENV)/python -m pytest -q tests/data tests/test_cli.py
 	@$(VENV)/python -m pytest -q $(NBVAL) notebooks
 
 test-browser: setup

@@ -498,7 +498,7 @@ def test_ci_runs_make_test_without_and_with_data_and_then_the_browser(tmp_path: 
         folder.mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", project / ".ci")
     (project / ".venv/bin/python").symlink_to(sys.executable)
-    fails = {"first fails": "[ -e data ]", "second fails": "[ ! -e data ]", "browser fails": "[ $1 = test ]"}.get(case, "true")
+    fails = {"first fails": "[ -e data ]", "second fails": "[ ! -e data ]", "browser fails": "[ $1 != test-browser ]"}.get(case, "true")
     (tools / "make").write_text(f'#!/bin/sh\n(echo "$@"; ls data 2>/dev/null) | tr "\\n" " " >> notes; echo >> notes\n{fails}\n')
     shutil.copy(tools / "make", tools / "chromium")                          # so that none is installed
     for tool in tools.iterdir():
@@ -516,6 +516,6 @@ def test_ci_runs_make_test_without_and_with_data_and_then_the_browser(tmp_path: 
         assert done.returncode == 1 and notes == [] and done.stderr.count("\n") == 1 and "remove data/" in done.stderr
         assert (project / "data/mine").read_text() == "precious"
         return
-    calls = {"first fails": ["test"], "second fails": ["test", "test cats"], "without": ["test", "test-browser"]}
-    assert [note.strip() for note in notes] == calls.get(case, ["test", "test cats", "test-browser"])
+    calls = {"first fails": ["test"], "second fails": ["test", "test-with-data cats"], "without": ["test", "test-browser"]}
+    assert [note.strip() for note in notes] == calls.get(case, ["test", "test-with-data cats", "test-browser"])
     assert (done.returncode == 0) == (case in ("with pictures", "without")) and not (project / "data").exists()
