@@ -9,6 +9,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ def compare(
                  f"for {list(questions)[first]} the answer is off by up to {off:.2g}")
 
 
-def ask(function: Callable, question: tuple) -> object:
+def ask(function: Callable, question: tuple) -> Any:
     """One call of the learner's function, on copies, with its prints and warnings held back."""
     question, silence = copy.deepcopy(question), io.StringIO()
     try:
@@ -172,7 +173,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a.double(), b.double(), rtol=rtol, atol=atol * scale)
 
 
-def _plain(value: object) -> Tensor:
+def _plain(value: Any) -> Tensor:
     """A number or tensor as a detached tensor; float64 for numbers."""
     if isinstance(value, Tensor):
         return value.detach().as_subclass(Tensor)

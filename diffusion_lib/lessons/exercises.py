@@ -254,9 +254,9 @@ def ddim_step(function: Callable) -> str:
         "the noise is worked out from the guess before it was clipped": {"in_noise": False},
         "the noise comes from the clipped guess, the picture does not": {"in_picture": False},
         "the result is clipped; clip the guess, before all else":
-            lambda *question: right(*question, False, False).clamp(-1, 1),
+            lambda *q: right(*q, in_noise=False, in_picture=False).clamp(-1, 1),
         "the result is clipped too, but noise may go beyond 1; clip only the guess":
-            lambda *question: right(*question).clamp(-1, 1),
+            lambda *q: right(*q).clamp(-1, 1),
         "now and later are swapped": lambda x, guess, a, b: right(x, guess, b, a),
         "the roots over 1 - now and 1 - later are forgotten": {"power": 1},
         "divide by √(1 - now) to get the noise": {"scaled": False},

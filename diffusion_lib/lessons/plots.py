@@ -17,7 +17,6 @@ from ..data.pictures import FAINT, INK, image_grid, to_pictures
 from .panels import COLORS, compose
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))  # lines stay apart in grey
@@ -36,14 +35,11 @@ def show(picture: "Image.Image | Figure | bytes", alt: str, caption: str | None 
     if not alt.strip():
         raise ValueError("alt must say in words what the picture shows; it is read aloud instead")
     png = picture if isinstance(picture, bytes) else _png(picture)
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:
-        display = None
-    if display is None or get_ipython() is None:
+    if not _in_ipython():
         print(f"[picture: {alt}]")
         return
+    from IPython.display import display
+
     metadata = {"image/png": {"alt": alt}}
     display({"image/png": png, "text/plain": alt}, raw=True, metadata=metadata)
     if caption:
@@ -51,6 +47,14 @@ def show(picture: "Image.Image | Figure | bytes", alt: str, caption: str | None 
         label, words = html.escape(alt), html.escape(caption)
         block = f'<div role="figure" aria-label="{label}"><em>{words}</em></div>'
         display({"text/html": block, "text/plain": caption}, raw=True)
+
+
+def _in_ipython() -> bool:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return get_ipython() is not None
 
 
 def _png(picture: "Image.Image | Figure") -> bytes:
@@ -105,10 +109,11 @@ def use_style() -> None:
     grey.
     """
     import matplotlib as mpl
+    from cycler import cycler
 
     mpl.rcParams.update({
         "font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 12, "legend.fontsize": 10,
-        "axes.prop_cycle": mpl.cycler(color=COLORS, linestyle=DASHES), "lines.linewidth": 2,
+        "axes.prop_cycle": cycler(color=COLORS, linestyle=DASHES), "lines.linewidth": 2,
         "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6, "axes.edgecolor": INK,
         "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100,
         "figure.facecolor": "white", "image.cmap": "cividis", "figure.constrained_layout.use": True,
@@ -131,14 +136,14 @@ def figure(
 
 def plot_curves(
     curves: Mapping[str, Any], *, xlabel: str, ylabel: str, title: str = "", logx: bool = False,
-    logy: bool = False, ax: "Axes | None" = None, width: float = 6.0, height: float = 3.6,
+    logy: bool = False, ax: Any = None, width: float = 6.0, height: float = 3.6,
 ) -> "Figure":
     """Lines with a legend and labelled axes; returns the figure, for show(figure, alt=...).
 
     curves: {name: values (n,)} or {name: (x (n,), values (n,))}. ax: axes to draw into (see
     figure()); None makes a new figure.
     """
-    ax = figure(width=width, height=height)[1] if ax is None else ax
+    ax = ax or figure(width=width, height=height)[1]
     for name, values in curves.items():
         x, y = values if isinstance(values, tuple) else (np.arange(len(values)), values)
         ax.plot(_numbers(x), _numbers(y), label=name)

@@ -81,11 +81,11 @@ class LiveProgress(Panel):
         if not self.active:
             return
         end = trainer.step >= trainer.config.steps
-        new_sample = self.sample is not None and (trainer.step % self.sample_every == 0 or end)
-        if new_sample:
+        due = trainer.step % self.sample_every == 0 or end
+        if due and self.sample is not None:
             with torch.no_grad():
                 self.history.append((trainer.step, self.sample(trainer.ema_model)))
-        if new_sample or end or time.perf_counter() >= self._next:
+        if due or time.perf_counter() >= self._next:
             self.update(trainer.step, trainer.losses, trainer.config.steps)
 
     def update(self, step: int, losses: Sequence[float], steps: int) -> None:

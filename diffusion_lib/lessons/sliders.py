@@ -156,7 +156,8 @@ class LivePanel(Panel):
         self, draw: Callable[..., Any], controls: Mapping[str, ui.Widget],
         rows: Sequence[ui.Widget], summary: str,
     ) -> None:
-        self.draw, self.controls, self.error = draw, dict(controls), None
+        self.draw, self.controls = draw, dict(controls)
+        self.error: Exception | None = None
         self._seconds, self._drawn = 0.0, 0
         self.image, self.status = Picture(format="png", tooltip=summary), ui.HTML()
         self._redraw()
