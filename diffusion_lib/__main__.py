@@ -167,8 +167,7 @@ def train(a: Namespace) -> None:
     data = lib.load_data(config.data, model.image_size, channels=model.in_channels)
     names = class_names(data, model.num_classes)
     notes = {"config.yaml": (f"# classes: {names}\n" if names else "") + as_yaml(config)}
-    if data.skipped:
-        notes["skipped.txt"] = "\n".join(data.skipped) + "\n"
+    notes["skipped.txt"] = "".join(f"{entry}\n" for entry in data.skipped)
     grid = SampleGrid(config.train.sample_every)
     trainer = lib.Trainer(model, diffusion, data, config.train, out=out, callbacks=[grid],
                           notes=notes)

@@ -78,8 +78,9 @@ def load_data(spec: str, size: int, root: str | Path = "data", channels: int = 3
 def _load(spec: str, size: int, root: Path) -> ImageData:
     kind, _, rest = spec.partition(":")
     if kind == "toycats":
-        if rest and not (rest.isdecimal() and int(rest) >= 1):
-            raise ValueError(f"{spec} must give a whole number of pictures, as toycats:5000 does")
+        if rest and not (rest.isdecimal() and 1 <= int(rest) <= 10**7):
+            raise ValueError(f"{spec} must give a whole number of pictures, as toycats:5000 does, "
+                             "at most ten million")
         return ImageData(ToyCats(size=size, n=int(rest or 10_000), seed=0).images, name=spec)
     if kind == "cifar10":
         return _cifar10(rest, size, root, spec)
@@ -148,13 +149,6 @@ def _on_disk(title: str, root: Path, make: Callable[[bool], Any]) -> Any:
         remedy = "connect to a network, or use folder:PATH for your own pictures, or toycats"
         raise RuntimeError(f"{title} is not in {root} and could not be downloaded ({reason}); "
                            f"{remedy}, which needs no download") from error
-
-
-def write_skipped(data: ImageData, folder: Path) -> None:
-    """skipped.txt in a run folder: the files left aside, with reasons; no file if none are."""
-    (folder / "skipped.txt").unlink(missing_ok=True)
-    if data.skipped:
-        (folder / "skipped.txt").write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
 
 
 def example_photo(size: int = 128) -> Tensor:

@@ -45,7 +45,8 @@ class Trainer:
     thawed). data: uint8 pictures (N, C, H, W), or anything that has them as `.images` (and classes
     (N,) as `.labels`). out: a folder for checkpoints and log.csv; None keeps everything in memory.
     callbacks: called as `callback(trainer)` after every step, and after saving; an error in one is
-    a warning. notes: name -> text of files that the run folder gets once it is this run's.
+    a warning. notes: name -> text of files that the run folder gets once it is this run's; an
+    empty text removes an older one.
 
     `ema_model` is what to sample from, `losses` the loss of every step of this session, `step` the
     steps done. Raises ValueError for data that does not fit the model.
@@ -187,7 +188,10 @@ class Trainer:
                     "or choose another out"
                 )
             for name, text in self.notes.items():
-                (self.out / name).write_text(text, encoding="utf-8")
+                if text:
+                    (self.out / name).write_text(text, encoding="utf-8")
+                else:
+                    (self.out / name).unlink(missing_ok=True)
             with CsvLog(self.out / "log.csv", self.step) as log:
                 return self._loop(end, log)
 
