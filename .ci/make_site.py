@@ -190,7 +190,7 @@ class Page:
         return [model, *(deep for child in self.children(model) for deep in self.inside(child))]
 
     def widget(self, key: str) -> str:
-        """A widget of diffusion_lib.widgets as plain HTML; a progress bar is left out, for its run is over."""
+        """A widget of diffusion_lib.lessons as plain HTML; a progress bar is left out, for its run is over."""
         every = self.inside(self.model(key))
         named: dict[str, list[dict]] = {}
         for model in every:
@@ -199,9 +199,9 @@ class Page:
             return self.frames(named)
         if "ImageModel" in named:
             return self.stored(every, named)
-        if "FloatProgressModel" in named or "IntProgressModel" in named:
-            return ""
-        raise Problem(f"the widget {every[0]['_model_name']} is unknown here; use those of diffusion_lib.widgets")
+        if "FloatProgressModel" in named or "IntProgressModel" in named or named.keys() <= {"VBoxModel", "HTMLModel"}:
+            return ""  # also what TimeLeft said while the cell ran
+        raise Problem(f"the widget {every[0]['_model_name']} is unknown here; use those of diffusion_lib.lessons")
 
     def image(self, model: dict, alt: str, attributes: str = "") -> tuple[str, bool]:
         buffer = next((b["data"] for b in model["buffers"] if b["path"] == ["value"]), "")
