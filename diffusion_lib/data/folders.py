@@ -56,6 +56,7 @@ def load_folder(path: Path, size: int, part: str = "") -> Loaded:
 
 
 def check_folder(path: Path) -> None:
+    """Raises FileNotFoundError where there is nothing, ValueError for a file."""
     if not path.exists():
         raise FileNotFoundError(f"there is no folder {shown(path)}; give one that holds pictures, "
                                 "as folder:data/cats does")

@@ -62,6 +62,7 @@ def image_grid(images: Any, columns: int | None = None, scale: int = 1, padding:
 
 
 def check_grid(pictures: Sequence[Image.Image], columns: int | None, scale: int) -> None:
+    """Raises ValueError for no pictures, unequal ones, or an impossible grid."""
     if not pictures:
         raise ValueError("there are no images to show: give at least one")
     if columns is not None and columns < 1 or scale < 1:

@@ -199,6 +199,7 @@ def make_cats(attributes: Tensor | Array, seeds: Iterable[int], size: int = 32) 
 
 
 def check_labels(labels: Array, seeds: int) -> None:
+    """Raises ValueError for labels that name no drawing."""
     if labels.size and not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"attributes are integer labels, not {labels.dtype}")
     if seeds != len(labels) or labels.shape[1] != len(ATTRIBUTES):
@@ -275,6 +276,7 @@ class ToyCats:
 
 
 def check_exclude(exclude: Mapping[str, str]) -> dict[str, str]:
+    """The exclusion as a dictionary. Raises ValueError where it names no drawing."""
     if not isinstance(exclude, Mapping):
         raise ValueError("exclude is a dictionary such as {'fur': 'white', 'pattern': 'stripes'}, "
                          f"not {exclude!r}")

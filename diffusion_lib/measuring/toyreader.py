@@ -70,6 +70,7 @@ def read_attributes(images: Tensor) -> Reading:
 
 
 def check_readable(images: Tensor) -> None:
+    """Raises ValueError for pictures that cannot be read."""
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
         found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"the reader takes pictures (n, 3, H, W), not {found}")
