@@ -236,7 +236,7 @@ def ema_half_life(function: Callable) -> str:
 
 @exercise
 def ddim_step(function: Callable) -> str:
-    """From x_t, x̂_0, ᾱ now and later to the next x: DDIM equation 12, σ = 0, x̂_0 clipped first."""
+    """From x_t, x̂_0, ᾱ now and later to the next x: DDIM equation 12, σ = 0, x̂_0 clipped."""
     def right(x: Tensor, guess: Tensor, a: Tensor, b: Tensor, in_noise=True, in_picture=True,
               power=0.5, scaled=True) -> Tensor:
         clipped = guess.clamp(-1, 1)

@@ -1,6 +1,4 @@
-"""What surrounds a training run: which devices and number format, one run a folder, clean stops,
-the log.
-"""
+"""What surrounds a training run: one run a folder, clean stops, the log."""
 
 import contextlib
 import csv
