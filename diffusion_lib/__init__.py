@@ -22,6 +22,7 @@ _EXPORTS = {
         "AttentionBlock", "Downsample", "ResBlock", "TimeEmbedding", "UNet", "UNetConfig",
         "Upsample",
     ),
+    "core.autoencoder": ("Autoencoder", "AutoencoderConfig"),
     "core.samplers": (
         "SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "heun", "last_step", "sample",
     ),
@@ -34,13 +35,17 @@ _EXPORTS = {
     "data.toycats": ("ToyCats",),
     "data.pictures": ("image_grid", "to_pictures"),
     "saving.picture_files": ("animate", "save_grid"),
-    "saving.pretrained": ("load_model", "load_pretrained", "progress_grids", "shipped_models"),
+    "saving.pretrained": (
+        "load_autoencoder", "load_model", "load_pretrained", "progress_grids", "shipped_models",
+    ),
+    "saving.latents": ("encode_set",),
     "saving.diffusers_format": (
         "from_diffusers_unet", "load_diffusers", "save_diffusers", "to_diffusers_unet",
     ),
     "training.config": ("TrainConfig", "read_config"),
     "training.callbacks": ("SampleGrid",),
     "training.trainer": ("Trainer",),
+    "training.autoencoding": ("AutoencoderTrainer",),
     "measuring.metrics": (
         "class_share", "clip_score", "frechet_distance", "kernel_distance", "nearest",
         "power_spectrum", "precision_recall", "spectral", "wilson",

@@ -39,6 +39,7 @@ DRAWING = (
 SHORT = (  # settings of train with flags of their own
     ("--data", str, "toycats, cifar10[:cat,dog], oxford_cats or folder:PATH (the config's)"),
     ("--init", str, "checkpoint whose weights it starts from, where they fit (fine-tuning)"),
+    ("--autoencoder", str, "autoencoder in whose latents it trains: a name or a run folder"),
     ("--steps", int, "optimiser steps of the whole run"),
     ("--seed", int, "of the weights it starts from and of all that is drawn"),
     ("--batch-size", int, "pictures a step, over all devices"),
@@ -149,36 +150,22 @@ def train(a: Namespace) -> None:
         return
     import torch
 
-    from .saving.pretrained import start_from
-    from .training.callbacks import SampleGrid
-
     out = Path(a.out or f"runs/{Path(a.config).stem}")
     check_folder(out, "--out")
     if not a.resume and any((out / "checkpoints").glob("step_*")):
         raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, "
                               "or choose another --out")
-    diffusion = config.diffusion.build()
     torch.manual_seed(config.train.seed)  # the weights the network starts from
-    model = lib.UNet(**config.model.model_dump())
-    if config.init and not a.resume:
-        new = start_from(model, lib.load_model(config.init).model)
-        left = f", all but {len(new)} (first: {new[0]})" if new else ""
-        print(f"starting from the weights of {config.init}{left}", flush=True)
-    data = lib.load_data(config.data, model.image_size, channels=model.in_channels)
-    names = class_names(data, model.num_classes)
-    notes = {"config.yaml": (f"# classes: {names}\n" if names else "") + as_yaml(config)}
-    notes["skipped.txt"] = "".join(f"{entry}\n" for entry in data.skipped)
-    grid = SampleGrid(config.train.sample_every)
-    trainer = lib.Trainer(model, diffusion, data, config.train, out=out, callbacks=[grid],
-                          notes=notes)
+    make = autoencoder_trainer if config.kind == "autoencoder" else diffusion_trainer
+    trainer, names = make(config, out, resume=a.resume)
     trainer.origin = config.model_dump(mode="json")
     if a.resume:
         trainer.resume(allow_changes=a.allow_changes)
     if trainer.ranks.rank:
         trainer.fit()
         return
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{len(data.images):,} pictures of {trainer.data_name}; {size:.1f}M weights; "
+    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    print(f"{len(trainer.images):,} {trainer.unit} of {trainer.data_name}; {size:.1f}M weights; "
           f"{trainer.ranks.count} x {trainer.device.type}, {trainer.precision}; "
           f"step {trainer.step:,} to {config.train.steps:,}; writing {out}", flush=True)
     if names:
@@ -186,6 +173,72 @@ def train(a: Namespace) -> None:
     trainer.fit()
     if importlib.util.find_spec("matplotlib"):  # drawing is an extra: a bare install trains without
         plot_log(out)
+
+
+def diffusion_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
+    """(the Trainer of a diffusion model, in pixels or in latents, its classes in words)."""
+    from .training.callbacks import SampleGrid
+
+    model = start(lib.UNet(**config.model.model_dump()), config, resume, lambda it: it.model)
+    autoencoder = lib.load_autoencoder(config.autoencoder) if config.autoencoder else None
+    if autoencoder is None:
+        data = lib.load_data(config.data, model.image_size, channels=model.in_channels)
+    else:
+        check_latents(model, autoencoder)
+        data = lib.load_data(config.data, autoencoder.image_size, channels=autoencoder.in_channels)
+        out.mkdir(parents=True, exist_ok=True)
+        data = lib.encode_set(data, autoencoder, mirrored=config.train.flip,
+                              file=out / "latents.safetensors", progress=sys.stderr.isatty())
+    names = class_names(data, model.num_classes)
+    return lib.Trainer(
+        model, config.diffusion.build(), data, config.train, out=out, autoencoder=autoencoder,
+        callbacks=[SampleGrid(config.train.sample_every)], notes=notes_of(config, data, names),
+    ), names
+
+
+def autoencoder_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
+    """The same for an autoencoder."""
+    from .training.callbacks import ReconstructionGrid
+
+    model = lib.Autoencoder(**config.model.model_dump())
+    start(model, config, resume, None)
+    data = lib.load_data(config.data, model.image_size, channels=model.in_channels)
+    features = None
+    if config.loss.perceptual:
+        features = lib.load_classifier().requires_grad_(False).maps
+    return lib.AutoencoderTrainer(
+        model, None, data, config.train, out=out, loss=config.loss, features=features,
+        callbacks=[ReconstructionGrid(config.train.sample_every)], notes=notes_of(config, data),
+    ), ""
+
+
+def start(model: Any, config: Any, resume: bool, part: Callable | None) -> Any:
+    """The network, with the weights of `init` where the config has one."""
+    from .saving.pretrained import start_from
+
+    if config.init and not resume:
+        other = part(lib.load_model(config.init)) if part else lib.load_autoencoder(config.init)
+        new = start_from(model, other)
+        left = f", all but {len(new)} (first: {new[0]})" if new else ""
+        print(f"starting from the weights of {config.init}{left}", flush=True)
+    return model
+
+
+def notes_of(config: Any, data: Any, names: str = "") -> dict[str, str]:
+    """What the run folder says in words."""
+    from .training.config import as_yaml
+
+    return {"config.yaml": (f"# classes: {names}\n" if names else "") + as_yaml(config),
+            "skipped.txt": "".join(f"{entry}\n" for entry in data.skipped)}
+
+
+def check_latents(model: Any, autoencoder: Any) -> None:
+    """Raises ValueError where a network does not fit an autoencoder's latents."""
+    has, wants = (model.in_channels, model.image_size), autoencoder.latent_shape[:2]
+    if has != wants:
+        raise ValueError(f"the autoencoder's latents have {wants[0]} channels and {wants[1]} px, "
+                         f"the network takes {has[0]} and {has[1]}; set model.in_channels "
+                         f"{wants[0]} and model.image_size {wants[1]}")
 
 
 def settings(a: Namespace) -> Any:
@@ -196,7 +249,8 @@ def settings(a: Namespace) -> Any:
     for flag, *_ in SHORT:
         name = flag[2:].replace("-", "_")
         if (value := getattr(a, name)) is not None:
-            config = override(config, name if name in ("data", "init") else f"train.{name}", value)
+            whole_run = name in ("data", "init", "autoencoder")
+            config = override(config, name if whole_run else f"train.{name}", value)
     for setting, value in a.changes:
         config = override(config, setting, value)
     return resolve(config, a.config)
@@ -245,10 +299,11 @@ def sample(a: Namespace) -> None:
 
     def keep(step: Any, first_seed: int) -> None:
         if a.animation and first_seed == a.seed:
-            frames.append(lib.to_uint8(step.x_t.cpu().clamp(-1, 1)))
+            frames.append(lib.to_uint8(decoded(step.x_t).cpu().clamp(-1, 1)))
 
     trained, network = prepare(a)
-    pictures = draw(a, network, trained.diffusion, keep)
+    decoded = trained.autoencoder.decode if trained.autoencoder else lambda x: x
+    pictures = draw(a, network, trained, keep)
     if a.out:
         Path(a.out).mkdir(parents=True, exist_ok=True)
         for seed, picture in enumerate(lib.to_pictures(pictures), a.seed):
@@ -272,6 +327,8 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     trained = lib.load_model(a.checkpoint)
     timesteps_trailing(trained.diffusion.T, a.steps, a.spacing)
     label, network = class_number(a, trained), trained.model.to(pick_device(a.device))
+    if trained.autoencoder:
+        trained.autoencoder.to(pick_device(a.device))
     if label is not None:
         network = lib.guided(network, label, a.guidance)
     elif a.guidance != 1:
@@ -280,11 +337,12 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     return trained, network
 
 
-def draw(a: Namespace, network: Any, diffusion: Any, on_step: Callable | None = None) -> Any:
+def draw(a: Namespace, network: Any, trained: Any, on_step: Callable | None = None) -> Any:
     """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on."""
     return lib.to_uint8(lib.sample(
-        network, diffusion, a.n, sampler=a.sampler, steps=a.steps, seed=a.seed, spacing=a.spacing,
-        batch_size=a.batch_size, on_step=on_step, progress=sys.stderr.isatty()))
+        network, trained.diffusion, a.n, sampler=a.sampler, steps=a.steps, seed=a.seed,
+        spacing=a.spacing, batch_size=a.batch_size, on_step=on_step,
+        autoencoder=trained.autoencoder, progress=sys.stderr.isatty()))
 
 
 def class_number(a: Namespace, trained: Any) -> int | None:
@@ -317,12 +375,13 @@ def evaluate(a: Namespace) -> None:
     if a.data.startswith("reference:"):
         reference = lib.Reference.load(a.data.removeprefix("reference:"))
     else:
-        size, channels = trained.model.image_size, trained.model.in_channels
+        shown = trained.autoencoder or trained.model
+        size, channels = shown.image_size, shown.in_channels
         real = real_pictures(a.data, a.held_out, size, channels)
         reference = lib.Reference.of(*real, name=a.data, features=a.features, judge=judge,
                                      label=wanted)
-    samples, asked = draw(a, network, trained.diffusion), network is not trained.model
-    control = draw(a, trained.model, trained.diffusion) if asked else None
+    samples, asked = draw(a, network, trained), network is not trained.model
+    control = draw(a, trained.model, trained) if asked else None
     measures = lib.evaluate(samples, reference, n=a.n, judge=judge, label=wanted, control=control)
     if a.json:  # before the words: nothing computed is lost
         kept = ("checkpoint", "sampler", "steps", "spacing", "seed")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .autoencoder import Autoencoder
 from .diffusion import GaussianDiffusion
 from .losses import Model, ask
 
@@ -168,13 +169,14 @@ def sample(
     model: Model, diffusion: GaussianDiffusion, n: int, *, sampler: str = "ddim", steps: int = 50,
     seed: int = 0, batch_size: int = 64, shape: Sequence[int] | None = None, clip: bool = True,
     spacing: float = 1.0, on_step: Callable[[Step, int], None] | None = None,
-    progress: bool = False,
+    progress: bool = False, autoencoder: Autoencoder | None = None,
 ) -> Tensor:
     """n pictures of consecutive seeds from `seed` on, a batch at a time: float32 (n, C, H, W) in
     [-1, 1], on the CPU.
 
     model: a network, or one that `guided` made for one label or for n. shape: (C, H, W) of a
-    picture, the network's own when left out. on_step: called as on_step(step, first seed of the
+    picture, the network's own when left out. autoencoder: of a network that draws latents, which are
+    not clipped, and decoded in the end. on_step: called as on_step(step, first seed of the
     batch) for every `Step`. progress: a bar. Raises ValueError for an unknown sampler, n or
     batch_size below 1, and what the sampler refuses.
     """
@@ -186,12 +188,12 @@ def sample(
         network = model.part(rows) if hasattr(model, "part") else model
         seeds = range(seed + rows.start, seed + rows.stop)
         for step in SAMPLERS[sampler](
-            diffusion, network, (len(seeds), *shape), steps=steps, seeds=seeds, clip=clip,
-            spacing=spacing,
+            diffusion, network, (len(seeds), *shape), steps=steps, seeds=seeds,
+            clip=clip and autoencoder is None, spacing=spacing,
         ):
             if on_step:
                 on_step(step, seeds[0])
-        pictures.append(step.x_t.float().cpu())
+        pictures.append((autoencoder.decode(step.x_t) if autoencoder else step.x_t).float().cpu())
     return torch.cat(pictures)
 
 

@@ -48,20 +48,22 @@ class ResBlock(nn.Module):
     """
 
     def __init__(
-        self, c_in: int, c_out: int, time_dim: int, groups: int, eps: float, dropout: float
+        self, c_in: int, c_out: int, time_dim: int | None, groups: int, eps: float, dropout: float
     ):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_dim, c_out)
+        if time_dim:  # an autoencoder's blocks know no time
+            self.time_emb_proj = nn.Linear(time_dim, c_out)
         self.norm2 = nn.GroupNorm(groups, c_out, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))  # (B, C_out, H, W)
-        h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]
+        if time is not None:
+            h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.conv_shortcut(x) + h
 

@@ -195,7 +195,8 @@ def in_batches(network: Callable[..., Tensor], images: Tensor, batch_size: int =
 def check_fit(images: Tensor, labels: Tensor | None, model: nn.Module) -> None:
     """Raises ValueError where pictures or labels are not what `model` trains on."""
     tensor = isinstance(images, Tensor)
-    if not tensor or images.ndim != 4 or images.dtype != torch.uint8 or len(images) == 0:
+    kinds = (torch.uint8, torch.float16)  # pictures, latents
+    if not tensor or images.ndim != 4 or images.dtype not in kinds or len(images) == 0:
         found = f"{tuple(images.shape)} {images.dtype}" if tensor else type(images).__name__
         raise ValueError("training pictures must be a uint8 tensor (N, C, H, W) with N of at least "
                          f"1, not {found}; diffusion_lib.to_uint8 makes one of floats in [-1, 1]")

@@ -65,6 +65,14 @@ class Classifier(nn.Module):
         """
         return self.body(at_32(pictures)).mean(dim=(2, 3))
 
+    def maps(self, pictures: Tensor) -> list[Tensor]:
+        """What three layers see of pictures (B, 3, H, W) of any size, halved once: for a loss."""
+        x, seen = F.avg_pool2d(pictures, 2), []
+        for layer in self.body[:4]:
+            x = layer(x)
+            seen.append(x)
+        return seen[1:]
+
     def forward(self, pictures: Tensor) -> Tensor:
         return self.head(self.features(pictures))
 

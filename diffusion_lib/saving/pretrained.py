@@ -8,12 +8,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..core.autoencoder import Autoencoder
 from ..core.cpu_kernels import quicken
 from ..core.diffusion import GaussianDiffusion
 from ..core.unet import UNet
 from .checkpoint import load_checkpoint, load_weights, newest_checkpoint, read_state
 from .diffusers_format import is_diffusers_folder, load_diffusers
 from .files import sha256
+from .latents import fingerprint_of
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -24,6 +26,7 @@ class Pretrained(NamedTuple):
     model: nn.Module  # eval mode, float32
     diffusion: GaussianDiffusion
     info: dict  # its card (shipped) or its checkpoint's state
+    autoencoder: Autoencoder | None = None  # of a model that draws latents
 
 
 def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
@@ -47,14 +50,64 @@ def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
     if not (path / "state.json").exists():
         path = newest_checkpoint(path) or path
     state = read_state(path)
+    if "diffusion" not in state and "latent_channels" in state.get("model", {}):
+        raise ValueError(f"{checkpoint} is an autoencoder: it turns pictures into latents and back, "
+                         "and draws nothing by itself; train a model with --autoencoder "
+                         f"{checkpoint}")
     if missing := [part for part in ("model", "diffusion") if part not in state]:
         raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; "
                          "use a checkpoint that Trainer.save() wrote")
+    weights = _weights(path, state, which)
+    return _rebuild(state["model"], state["diffusion"], weights, path, state)
+
+
+def _weights(path: Path, state: dict, which: str) -> dict[str, Tensor]:
     if which == "ema":
         stems = sorted(Path(name).stem for name in state["files"] if name.startswith("ema_"))
         which = stems[-1] if stems else "model"
-    weights = load_checkpoint(path, [which])[1][which]
-    return _rebuild(state["model"], state["diffusion"], weights, path, state)
+    return load_checkpoint(path, [which])[1][which]
+
+
+def load_autoencoder(checkpoint: str | Path) -> Autoencoder:
+    """A trained autoencoder by its run folder, a checkpoint in it, or the name of a shipped one.
+
+    Its `source` tells where it came from. Raises FileNotFoundError if there is nothing there,
+    ValueError for what is no autoencoder.
+    """
+    path = Path(checkpoint)
+    if not path.exists() and str(checkpoint) in shipped_models():
+        card, weights = _shipped(str(checkpoint))
+    else:
+        check_path(path)
+        if not (path / "state.json").exists():
+            path = newest_checkpoint(path) or path
+        card = read_state(path)
+        weights = _weights(path, card, "ema")
+    if "latent_channels" not in card.get("model", {}):
+        raise ValueError(f"{checkpoint} is no autoencoder; train one with --config "
+                         "catfaces_autoencoder, or give a shipped one's name")
+    model = Autoencoder(**card["model"])
+    load_weights(model, {key: value.float() for key, value in weights.items()}, checkpoint)
+    quicken(model.eval().requires_grad_(False))
+    model.source = {"name": str(checkpoint), "sha256": fingerprint_of(model)}
+    return model
+
+
+def its_autoencoder(told: dict, source: object) -> Autoencoder | None:
+    """The autoencoder that a card or a state names. Raises ValueError, one line, if it is not at
+    hand or not the same any more.
+    """
+    if not told:
+        return None
+    try:
+        found = load_autoencoder(told["name"])
+    except FileNotFoundError:
+        raise ValueError(f"{source} draws latents of the autoencoder {told['name']}, which is not "
+                         "there; put its run folder back in that place") from None
+    if found.source["sha256"] != told["sha256"]:
+        raise ValueError(f"{source} draws latents of another autoencoder than {told['name']} is "
+                         "now (its weights differ); put back the one it was trained with")
+    return found
 
 
 def check_path(path: Path) -> None:
@@ -81,11 +134,14 @@ def _rebuild(
         raise ValueError(f"{source} describes a network that this version cannot build ({error}); "
                          "update the library") from error
     load_weights(model, {key: value.float() for key, value in weights.items()}, source)
-    return _ready(model, GaussianDiffusion.from_state_dict(diffusion), info)
+    autoencoder = its_autoencoder(info.get("autoencoder", {}), source)
+    return _ready(model, GaussianDiffusion.from_state_dict(diffusion), info, autoencoder)
 
 
-def _ready(model: UNet, diffusion: GaussianDiffusion, info: dict) -> Pretrained:
-    return Pretrained(quicken(model.eval().requires_grad_(False)), diffusion, info)
+def _ready(
+    model: UNet, diffusion: GaussianDiffusion, info: dict, autoencoder: Autoencoder | None = None
+) -> Pretrained:
+    return Pretrained(quicken(model.eval().requires_grad_(False)), diffusion, info, autoencoder)
 
 
 # -- fine-tuning -----------------------------------------------------------------------------------
@@ -136,6 +192,12 @@ def load_pretrained(name: str) -> Pretrained:
 
     Raises ValueError for an unknown name (listing the known ones) or a file that differs.
     """
+    card, weights = _shipped(name)
+    return _rebuild(card["model"], card["diffusion"], weights, f"the shipped {name}", card)
+
+
+def _shipped(name: str) -> tuple[dict, dict[str, Tensor]]:
+    """(card, weights) of a model that ships, checked. Raises ValueError."""
     known = register()
     if name not in known:
         raise ValueError(f"no shipped model is called {name!r}; "
@@ -145,7 +207,7 @@ def load_pretrained(name: str) -> Pretrained:
         raise ValueError(f"{path} is missing or differs from the register; "
                          "install the library again")
     card = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
-    return _rebuild(card["model"], card["diffusion"], load_file(path), path, card)
+    return card, load_file(path)
 
 
 def progress_grids(name: str) -> dict[int, Image.Image]:

@@ -6,6 +6,7 @@ import torch
 
 from ..core.guidance import guided
 from ..core.samplers import sample
+from ..data.sources import in_batches, to_float
 from ..saving.picture_files import save_grid
 
 if TYPE_CHECKING:
@@ -29,5 +30,24 @@ class SampleGrid:
         if getattr(model, "num_classes", None):
             model = guided(model, torch.arange(self.count) % model.num_classes, 1.0)
         steps = min(self.steps, trainer.diffusion.T)
-        pictures = sample(model, trainer.diffusion, self.count, steps=steps, shape=shape)
+        pictures = sample(model, trainer.diffusion, self.count, steps=steps, shape=shape,
+                          autoencoder=trainer.autoencoder)
         save_grid(pictures, trainer.out / "samples" / f"step_{trainer.step:08d}.png")
+
+
+class ReconstructionGrid:
+    """For an autoencoder: `count` pictures, each above what encoding and decoding leaves of it."""
+
+    def __init__(self, every: int, count: int = 32, columns: int = 8) -> None:
+        self.every, self.count, self.columns = every, count, columns
+
+    @torch.no_grad()
+    def __call__(self, trainer: "Trainer") -> None:
+        if trainer.step % self.every and trainer.step != trainer.config.steps:
+            return
+        pictures = to_float(trainer.images[: self.count]).cpu()
+        decoded = in_batches(trainer.ema_model, trainer.images[: self.count], 16).cpu()
+        rows = zip(pictures.split(self.columns), decoded.split(self.columns), strict=True)
+        both = torch.cat([part for pair in rows for part in pair])
+        path = trainer.out / "samples" / f"step_{trainer.step:08d}.png"
+        save_grid(both, path, columns=self.columns)

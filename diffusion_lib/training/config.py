@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from ..core.autoencoder import AutoencoderConfig
 from ..core.diffusion import GaussianDiffusion
 from ..core.losses import WEIGHTINGS
 from ..core.schedules import SCHEDULES, make_betas
@@ -40,6 +41,11 @@ def one_of(default: str, known: Iterable[str]) -> Any:
     """A setting that is one of the `known` words."""
     told = f"one of {', '.join(known)}"
     return Field(default, pattern=f"^({'|'.join(known)})$", description=told)
+
+
+def weight(default: float) -> Any:
+    """A setting that is a finite number of at least 0."""
+    return Field(default, ge=0, allow_inf_nan=False, description="a number, at least 0")
 
 
 def switch(default: bool) -> Any:
@@ -106,7 +112,7 @@ class TrainConfig(Settings):
     learning_rate: float = positive(1e-3)  # at its highest
     warmup: int = whole(100, 0)  # steps during which the learning rate grows from 0
     final_learning_rate: float = share(0.02)  # share of it that is left after the cosine decay
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="at least 0")
+    weight_decay: float = weight(0.0)
     grad_clip: float = positive(1.0)  # largest norm of the gradient
     weighting: str = one_of("uniform", WEIGHTINGS)  # of the loss
     gamma: float = positive(5.0)  # of min_snr: no t counts more than one with this SNR
@@ -142,20 +148,68 @@ class DiffusionConfig(Settings):
         return GaussianDiffusion(make_betas(settings.pop("schedule"), **settings), self.prediction)
 
 
+def fields_of(settings: type) -> dict[str, Any]:
+    """A frozen dataclass's fields, as pydantic wants them."""
+    return {field.name: (field.type, field.default) for field in dataclasses.fields(settings)}
+
+
 ModelConfig = create_model(
     "ModelConfig", __base__=Settings, __doc__="The network: the fields of UNetConfig.",
-    **{field.name: (field.type, field.default) for field in dataclasses.fields(UNetConfig)},
+    **fields_of(UNetConfig),
 )
+AutoencoderModelConfig = create_model(
+    "AutoencoderModelConfig", __base__=Settings, __doc__="The fields of AutoencoderConfig.",
+    **fields_of(AutoencoderConfig),
+)
+
+
+class LossConfig(Settings):
+    """What a decoded picture is asked for, beside being like the picture in its pixels."""
+
+    noise: float = weight(0.1)  # spread of what is added to latents, whose own spread is 1
+    perceptual: float = weight(0.0)  # to be alike in the classifier's features
+    adversarial: float = weight(0.0)  # to please the critic
+    matching: float = weight(0.0)  # to be alike in what the critic's layers see
+    critic_from: float = share(0.5)  # share of the run after which the critic plays
+    critic_learning_rate: float = positive(5e-4)
+
+
+DATA = "toycats, cifar10[:cat,dog], oxford_cats, folder:PATH"
+INIT = "a checkpoint or a shipped model's name, to start from"
 
 
 class RunConfig(Settings):
     """A whole run: `python -m diffusion_lib train --config NAME`."""
 
-    data: str = Field("toycats", description="toycats, cifar10[:cat,dog], oxford_cats, folder:PATH")
-    init: str = Field("", description="a checkpoint or a shipped model's name, to start from")
+    kind: str = one_of("diffusion", ("diffusion",))
+    data: str = Field("toycats", description=DATA)
+    init: str = Field("", description=INIT)
+    autoencoder: str = Field("", description="whose latents to train in: its name or run folder")
     diffusion: DiffusionConfig = Field(DiffusionConfig(), description="settings, as {T: 1000}")
     model: ModelConfig = Field(ModelConfig(), description="settings, as {channels: 64}")
     train: TrainConfig = Field(TrainConfig(), description="settings, as {steps: 2000}")
+
+
+class AutoencoderRun(Settings):
+    """The training of an autoencoder: a config that says `kind: autoencoder`."""
+
+    kind: str = one_of("autoencoder", ("autoencoder",))
+    data: str = Field("toycats", description=DATA)
+    init: str = Field("", description=INIT)
+    model: AutoencoderModelConfig = Field(
+        AutoencoderModelConfig(), description="settings, as {channels: 16}")
+    loss: LossConfig = Field(LossConfig(), description="settings, as {noise: 0.1}")
+    train: TrainConfig = Field(TrainConfig(), description="settings, as {steps: 2000}")
+
+
+KINDS = {"diffusion": RunConfig, "autoencoder": AutoencoderRun}
+
+
+def kind_of(config: dict) -> type[RunConfig] | type[AutoencoderRun]:
+    """What a config file describes. Raises ValueError for an unknown kind."""
+    if (kind := config.get("kind", "diffusion")) not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    return KINDS[kind]
 
 
 def read_config(name: str) -> dict:
@@ -187,7 +241,7 @@ def override(config: dict, setting: str, value: Any) -> dict:
     part, _, name = setting.partition(".")
     name = RENAMED.get(name, name)
     types = {}
-    for key, field in RunConfig.model_fields.items():
+    for key, field in kind_of(config).model_fields.items():
         inner = getattr(field.annotation, "model_fields", None) or {"": field}
         types |= {f"{key}.{below}".rstrip("."): each.annotation for below, each in inner.items()}
     if (full := f"{part}.{name}".rstrip(".")) not in types:
@@ -201,16 +255,16 @@ def override(config: dict, setting: str, value: Any) -> dict:
     return {**config, part: {**(config.get(part) or {}), name: value} if name else value}
 
 
-def resolve(config: dict, source: str) -> RunConfig:
+def resolve(config: dict, source: str) -> RunConfig | AutoencoderRun:
     """Check a config and fill in what it leaves out. Raises ValueError, naming file and fault."""
     try:
-        return RunConfig(**config)
+        return kind_of(config)(**config)
     except (ValueError, TypeError) as error:  # TypeError: YAML has names that are numbers
         told = error if isinstance(error, ValueError) else "a setting's name must be a text"
         raise ValueError(f"config {source}: {told}") from error
 
 
-def as_yaml(config: RunConfig) -> str:
+def as_yaml(config: Settings) -> str:
     """The whole config as a file that `--config` reads."""
     values = config.model_dump(mode="json")
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)

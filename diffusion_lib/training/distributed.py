@@ -46,6 +46,12 @@ class Ranks:
         """The mean over all processes, the same on each of them."""
         return self.accelerator.reduce(values, "mean") if self.accelerator else values
 
+    def average_gradients(self, model: nn.Module) -> None:
+        """The same for the gradients of a network that was not wrapped."""
+        for weight in model.parameters():
+            if self.accelerator and weight.grad is not None:
+                weight.grad = self.mean(weight.grad)
+
     def any(self, wish: bool) -> bool:
         """Whether any process wishes so: all of them hear the same."""
         if not self.accelerator:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..core.autoencoder import Autoencoder
 from ..core.cpu_kernels import quicken
 from ..core.diffusion import GaussianDiffusion
 from ..core.ema import EMA
@@ -44,6 +45,7 @@ class Trainer:
     model: a network `model(x_t, t, condition=None)`, trained in place (one that was frozen is
     thawed). data: uint8 pictures (N, C, H, W), or anything that has them as `.images` (and classes
     (N,) as `.labels`). out: a folder for checkpoints and log.csv; None keeps everything in memory.
+    data of float16 is latents (saving/latents.py): then `autoencoder` says whose, and draws them.
     callbacks: called as `callback(trainer)` after every step, and after saving; an error in one is
     a warning. notes: name -> text of files that the run folder gets once it is this run's; an
     empty text removes an older one.
@@ -53,16 +55,16 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, diffusion: GaussianDiffusion, data: object,
+        self, model: nn.Module, diffusion: GaussianDiffusion | None, data: object,
         config: TrainConfig | None = None, *, out: str | Path | None = None,
         callbacks: Sequence[Callable[["Trainer"], None]] = (),
-        notes: Mapping[str, str] | None = None,
+        notes: Mapping[str, str] | None = None, autoencoder: Autoencoder | None = None,
     ) -> None:
         self.config = config = TrainConfig() if config is None else config
         self.diffusion, self.callbacks, self.out = (
             diffusion, list(callbacks), None if out is None else Path(out),
         )
-        self.notes = dict(notes or {})
+        self.notes, self.autoencoder = dict(notes or {}), autoencoder
         images = data if isinstance(data, Tensor) else data.images
         labels = None if isinstance(data, Tensor) else getattr(data, "labels", None)
         check_fit(images, labels, model)
@@ -77,7 +79,8 @@ class Trainer:
         self.data_name, self.classes = (
             getattr(data, "name", type(data).__name__), list(getattr(data, "classes", ())),
         )
-        self.batches = Batches(config, diffusion.T, images.shape[1:], len(images), self.labels)
+        T, noise_shape = diffusion.T if diffusion else 1, self.noise_shape(model, images)
+        self.batches = Batches(config, T, noise_shape, len(images), self.labels)
         self.model = model.to(self.device)  # what is saved and averaged
         if not any(weight.requires_grad for weight in model.parameters()):
             model.requires_grad_(True)                                    # a loaded one
@@ -94,9 +97,19 @@ class Trainer:
             # one pass over the weights, not ten
             fused=self.device.type in ("cpu", "cuda"),
         )
-        self.meter = Meter(diffusion.T, self.ranks)
+        self.meter = Meter(T, self.ranks)
         self.step, self.saved, self.losses = 0, -1, []  # saved: the step of the last checkpoint
         self.origin: dict | None = None  # the whole config, kept in checkpoints
+
+    @property
+    def unit(self) -> str:
+        """What the data are, in a word."""
+        return "latents" if self.images.is_floating_point() else "pictures"
+
+    @staticmethod
+    def noise_shape(model: nn.Module, images: Tensor) -> Sequence[int]:
+        """(C, H, W) of the noise of one picture."""
+        return images.shape[1:]
 
     @property
     def ema_model(self) -> nn.Module:
@@ -132,10 +145,7 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Tensor:
         """Losses (B,) of the pictures of a batch, or of a slice of it."""
-        x_0 = to_float(self.images[batch.index.to(self.device)])  # (B, C, H, W) in [-1, 1]
-        network, labels = self.network, None
-        if self.config.flip:
-            x_0 = torch.where(batch.flip.to(self.device)[:, None, None, None], x_0.flip(-1), x_0)
+        x_0, network, labels = self.pictures(batch), self.network, None
         if getattr(self.model, "augment_dim", 0):
             x_0, told = augment(x_0, batch.moves.to(self.device), self.config.augment)
             network = functools.partial(network, augment=told)
@@ -149,6 +159,18 @@ class Trainer:
                 self.diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
                 weighting=self.config.weighting, gamma=self.config.gamma, reduction="none",
             )
+
+    def pictures(self, batch: Batch) -> Tensor:
+        """(B, C, H, W), floats in [-1, 1], some of them mirrored; or latents, which are not: their
+        pictures were, before they were encoded.
+        """
+        rows = self.images[batch.index.to(self.device)]
+        if rows.is_floating_point():
+            return rows.float()
+        x_0 = to_float(rows)
+        if not self.config.flip:
+            return x_0
+        return torch.where(batch.flip.to(self.device)[:, None, None, None], x_0.flip(-1), x_0)
 
     def learning_rate(self, step: int) -> float:
         """Warm-up, then half a cosine down: a function of the step (counted from 0) and nothing
@@ -274,6 +296,25 @@ class Trainer:
     def _weights(self) -> dict[str, nn.Module]:
         return {"model": self.model, **{f"ema_{i}": ema.model for i, ema in enumerate(self.emas)}}
 
+    def described(self) -> dict[str, dict]:
+        """What a run is besides its data and its settings of training: kept in checkpoints, and
+        not to be changed on resume.
+        """
+        told = {"model": plain_config(self.model)}
+        if self.diffusion:
+            told["diffusion"] = self.diffusion.state_dict()
+        if self.autoencoder is not None:
+            told["autoencoder"] = dict(self.autoencoder.source)
+        return told
+
+    def optimizer_state(self) -> dict:
+        """What is saved of the optimizer."""
+        return self.optimizer.state_dict()
+
+    def load_more(self, weights: dict[str, dict], optimizer: dict, folder: object) -> None:
+        """On resume: the optimizer's state, and what a subclass adds."""
+        self.optimizer.load_state_dict(optimizer)
+
     def save(self, name: str | None = None) -> Path:
         """Write a checkpoint of this step, then drop all but the newest `keep_checkpoints`; one
         with a name stays.
@@ -283,12 +324,11 @@ class Trainer:
             "classes": self.classes,
         }
         state = {
-            "step": self.step, "config": self.origin, "model": plain_config(self.model),
-            "data": data, "diffusion": self.diffusion.state_dict(),
+            "step": self.step, "config": self.origin, **self.described(), "data": data,
             "train": self.config.model_dump(mode="json"), "precision": self.precision,
         }
         folder = self.out / "checkpoints" / (name or f"step_{self.step:08d}")
-        save_checkpoint(folder, self._weights(), self.optimizer.state_dict(), state)
+        save_checkpoint(folder, self._weights(), self.optimizer_state(), state)
         self.saved = self.step if name is None else self.saved
         for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep_checkpoints]:
             shutil.rmtree(old, ignore_errors=True)
@@ -320,7 +360,7 @@ class Trainer:
             load_weights(ema.model, weights[name], folder)
         # else it shall change: begin with an empty one
         if state["train"]["optimizer"] == self.config.optimizer:
-            self.optimizer.load_state_dict(optimizer)
+            self.load_more(weights, optimizer, folder)
         self.step = state["step"]
         if self.config.precision == "auto":  # else what is asked for wins
             self.precision = state["precision"]
@@ -329,12 +369,11 @@ class Trainer:
     def _check_same_run(self, state: dict, folder: object, allow_changes: bool) -> None:
         free = FREE | {"ema"}  # an average that is no longer wanted may go; see average_files
         now = {
-            "model": plain_config(self.model), "diffusion": self.diffusion.state_dict(),
-            "data": {"pictures": fingerprint(self.images)},
+            **self.described(), "data": {"pictures": fingerprint(self.images)},
             "train": self.config.model_dump(mode="json", exclude=free),
         }
         for part, value in now.items():
-            saved = state[part] if part != "data" else {"pictures": state[part]["sha256"]}
+            saved = state.get(part, {}) if part != "data" else {"pictures": state[part]["sha256"]}
             differing = [
                 k
                 for k in sorted(value.keys() | saved.keys() - free)

@@ -1,0 +1,91 @@
+"""A data set encoded once: its latents, float16, in one file that knows whose they are."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..core.autoencoder import Autoencoder
+from ..data.sources import ImageData, to_float
+from .files import whole
+
+
+@torch.no_grad()
+def encode_set(
+    data: ImageData, autoencoder: Autoencoder, *, mirrored: bool = True,
+    file: Path | str | None = None, progress: bool = False,
+) -> ImageData:
+    """The data set with latents, float16 (N, C, h, w), in place of pictures.
+
+    mirrored: every picture's mirror image is encoded too, behind all others (N doubles): a mirrored
+    latent is not the latent of the mirrored picture. file: where they are kept, or were kept
+    before. Raises ValueError for a file that was made from other pictures, by another autoencoder,
+    or is damaged.
+    """
+    marks = {"pictures": digest(data.images), "autoencoder": fingerprint_of(autoencoder),
+             "mirrored": str(mirrored)}
+    if file is not None and Path(file).exists():
+        latents = read(Path(file), marks)
+    else:
+        latents = encode(data.images, autoencoder, mirrored, progress)
+        if file is not None:
+            with whole(file) as temporary:
+                save_file({"latents": latents}, temporary, metadata=marks)
+    labels = data.labels
+    if mirrored and labels is not None:
+        labels = torch.cat([labels, labels])
+    return replace(data, images=latents, labels=labels)
+
+
+def encode(images: Tensor, autoencoder: Autoencoder, mirrored: bool, progress: bool) -> Tensor:
+    """Latents of uint8 pictures, a batch at a time. Raises ValueError where their spread is far
+    from 1: the autoencoder never measured it.
+    """
+    device, parts = next(autoencoder.parameters()).device, []
+    turns: list[Callable[[Tensor], Tensor]] = [lambda x: x, lambda x: x.flip(-1)]
+    for turn in turns[: 1 + mirrored]:
+        for rows in tqdm(images.split(32), desc="encoding", unit="batch", disable=not progress):
+            parts.append(autoencoder.encode(turn(to_float(rows.to(device)))).cpu())
+    latents = torch.cat(parts)
+    spread = latents.std((0, 2, 3)) if len(latents) > 1 else torch.ones(1)
+    if not ((spread > 0.5) & (spread < 2)).all():
+        raise ValueError(f"the latents' spread a channel is {[round(s, 2) for s in spread.tolist()]}"
+                         ", not about 1: this autoencoder has not measured its latents; train it "
+                         "further, on pictures like these")
+    return latents.half()
+
+
+def read(file: Path, marks: dict[str, str]) -> Tensor:
+    """Latents from a file. Raises ValueError unless it holds what `marks` says."""
+    remedy = f"remove {file}, and they are encoded again"
+    try:
+        with safe_open(file, "pt") as content:
+            told, latents = content.metadata() or {}, content.get_tensor("latents")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} holds no encoded pictures (it is damaged); {remedy}") from error
+    for what, mark in marks.items():
+        if told.get(what) != mark:
+            reason = {"pictures": "of other pictures than the folder holds now",
+                      "autoencoder": "by another autoencoder"}.get(what, "with other settings")
+            raise ValueError(f"{file} was encoded {reason}; {remedy}")
+    return latents
+
+
+def digest(images: Tensor) -> str:
+    """sha256 of all numbers of a tensor."""
+    return hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def fingerprint_of(autoencoder: Autoencoder) -> str:
+    """sha256 of an autoencoder's weights, as stored in float16 (so shipping keeps it)."""
+    every = hashlib.sha256()
+    for name, value in sorted(autoencoder.state_dict().items()):
+        every.update(name.encode())
+        every.update(value.detach().cpu().half().contiguous().numpy().tobytes())
+    return every.hexdigest()

@@ -1,0 +1,126 @@
+"""Training an autoencoder in the same loop: its loss, its critic, and nothing else is different."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.autoencoder import Autoencoder, PatchCritic
+from ..saving.checkpoint import load_weights
+from .batches import Batch
+from .config import LossConfig
+from .trainer import Trainer
+
+
+class AutoencoderTrainer(Trainer):
+    """Trains an Autoencoder: `AutoencoderTrainer(model, None, data, config, loss=LossConfig())`.
+
+    features: a function from pictures (B, 3, H, W) to a list of feature maps, for the perceptual
+    loss. The latents' spread is a batch's own, so slices (`accumulate`) and processes count.
+    """
+
+    def __init__(self, *args: Any, loss: LossConfig | None = None, features: Any = None,
+                 **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.loss_config = LossConfig() if loss is None else loss
+        if self.loss_config.perceptual and features is None:
+            raise ValueError("a perceptual loss needs features: a function from pictures to "
+                             "feature maps")
+        self.features, self.critic = features, None
+        if self.loss_config.adversarial or self.loss_config.matching:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.config.seed)
+                self.critic = PatchCritic(self.images.shape[1]).to(self.device)
+            self.critic.to(memory_format=torch.channels_last)
+            self.critic_optimizer = torch.optim.AdamW(
+                self.critic.parameters(), lr=self.loss_config.critic_learning_rate,
+                betas=(0.5, 0.99), weight_decay=0)
+
+    @staticmethod
+    def noise_shape(model: Autoencoder, images: Tensor) -> tuple[int, int, int]:
+        """Noise is added to latents, not to pictures."""
+        return model.latent_shape
+
+    @property
+    def critic_plays(self) -> bool:
+        """Whether the critic takes part in this step."""
+        start = self.loss_config.critic_from * self.config.steps
+        return self.critic is not None and self.step >= start
+
+    def train_step(self) -> float:
+        """The autoencoder's step, then the critic's."""
+        playing = self.critic_plays
+        if playing:
+            self.critic_optimizer.zero_grad(set_to_none=True)
+        loss = super().train_step()
+        if playing and self.meter.in_a_row == 0:
+            self.ranks.average_gradients(self.critic)
+            self.critic_optimizer.step()
+        return loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Losses (B,) of the pictures of a batch, or of a slice of it."""
+        c, x = self.loss_config, self.pictures(batch)
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            y = self.network(x, c.noise * batch.noise.to(self.device))
+            losses = multiscale_l1(y, x)
+            if c.perceptual:
+                losses = losses + c.perceptual * distances(self.features(y), self.features(x))
+            if self.critic_plays:
+                losses = losses + self.criticised(y, x)
+        return losses
+
+    def criticised(self, y: Tensor, x: Tensor) -> Tensor:
+        """Losses (B,) that the critic gives decoded pictures y; learns from both y and x itself."""
+        real, fake = self.critic(x), self.critic(y.detach())
+        hinge = F.relu(1 - real[-1]).mean() + F.relu(1 + fake[-1]).mean()  # Lim & Ye 2017
+        (hinge / self.config.accumulate).backward()
+        constant = {name: p.detach() for name, p in self.critic.named_parameters()}
+        seen = torch.func.functional_call(self.critic, constant, (y,))
+        matching = distances(seen[:-1], [each.detach() for each in real[:-1]])
+        c = self.loss_config
+        return c.matching * matching - c.adversarial * seen[-1].mean((1, 2, 3))
+
+    # -- checkpoints -------------------------------------------------------------------------------
+
+    def _weights(self) -> dict[str, nn.Module]:
+        more = {} if self.critic is None else {"critic": self.critic}
+        return {**super()._weights(), **more}
+
+    def described(self) -> dict[str, dict]:
+        return {**super().described(), "loss": self.loss_config.model_dump(mode="json")}
+
+    def optimizer_state(self) -> dict:
+        own = super().optimizer_state()
+        if self.critic is None:
+            return own
+        return {"autoencoder": own, "critic": self.critic_optimizer.state_dict()}
+
+    def load_more(self, weights: dict[str, dict], optimizer: dict, folder: object) -> None:
+        if self.critic is not None:
+            load_weights(self.critic, weights["critic"], folder)
+            self.critic_optimizer.load_state_dict(optimizer["critic"])
+            optimizer = optimizer["autoencoder"]
+        super().load_more(weights, optimizer, folder)
+
+
+def multiscale_l1(y: Tensor, x: Tensor, scales: int = 4) -> Tensor:
+    """Mean |y - x| of each picture (B, 3, H, W), summed over `scales` sizes, each half the one
+    before: (B,). Coarse errors count more than by pixels alone.
+    """
+    losses = (y - x).abs().mean((1, 2, 3))
+    for _ in range(scales - 1):
+        y, x = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2)
+        losses = losses + (y - x).abs().mean((1, 2, 3))
+    return losses
+
+
+def distances(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Mean |a - b| of each row, relative to b's mean size, averaged over the layers: (B,)."""
+    parts = [(p - q).abs().mean((1, 2, 3)) / q.detach().abs().mean() for p, q in
+             zip(a, b, strict=True)]
+    return torch.stack(parts).mean(0)
+
