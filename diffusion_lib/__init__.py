@@ -40,7 +40,8 @@ _EXPORTS = {
     ),
     "saving.latents": ("encode_set",),
     "saving.diffusers_format": (
-        "from_diffusers_unet", "load_diffusers", "save_diffusers", "to_diffusers_unet",
+        "from_diffusers_unet", "load_diffusers", "save_diffusers", "to_diffusers_autoencoder",
+        "to_diffusers_unet",
     ),
     "training.config": ("TrainConfig", "read_config"),
     "training.callbacks": ("SampleGrid",),

@@ -405,7 +405,8 @@ def export(a: Namespace) -> None:
     label = class_number(a, trained)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        lib.save_diffusers(trained.model, trained.diffusion, a.out, label=label)
+        lib.save_diffusers(trained.model, trained.diffusion, a.out, label=label,
+                           autoencoder=trained.autoencoder)
     for warning in caught:
         print(warning.message)
     print(f"written to {a.out}")

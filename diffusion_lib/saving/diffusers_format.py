@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..core.autoencoder import Autoencoder
 from ..core.diffusion import GaussianDiffusion
 from ..core.unet import UNet
 from .files import whole
@@ -102,6 +103,41 @@ def from_diffusers_unet(
     )
     model.load_state_dict(unet.state_dict())
     return model.to(unet.conv_in.weight.dtype).eval()
+
+
+def to_diffusers_autoencoder(model: Autoencoder) -> "diffusers.AutoencoderKL":
+    """The same network as a `diffusers.AutoencoderKL` on the CPU, in eval mode, with a copy of the
+    weights; latents are standardised inside, so its scaling_factor is 1.
+
+    Theirs says a mean and a log variance; the variance is next to nothing here, so that `sample()`
+    and `mode()` agree. With patch size p it is the inner network, as in `to_diffusers_unet`.
+    """
+    c, folded, levels = model.config, model.config.patch_size**2, len(model.config.widths)
+    vae = _diffusers().AutoencoderKL(
+        in_channels=c.in_channels * folded, out_channels=c.in_channels * folded,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(c.widths), layers_per_block=c.blocks_per_level,
+        latent_channels=c.latent_channels, norm_num_groups=c.norm_num_groups,
+        sample_size=c.image_size // c.patch_size, scaling_factor=1.0,
+        mid_block_add_attention=c.attention,
+    )
+    weights = model.state_dict()
+    mean, std = weights.pop("latent_mean"), weights.pop("latent_std")
+    own = {name: weights[name] for name in ("quant_conv.weight", "quant_conv.bias")}
+    weights["encoder.conv_out.weight"] = _doubled(weights["encoder.conv_out.weight"])
+    weights["encoder.conv_out.bias"] = _doubled(weights["encoder.conv_out.bias"])
+    scaled = _doubled(own["quant_conv.weight"] / std[:, None, None, None])
+    weights["quant_conv.weight"] = _doubled(scaled.transpose(0, 1)).transpose(0, 1)
+    weights["quant_conv.bias"] = torch.cat(
+        [(own["quant_conv.bias"] - mean) / std, torch.full_like(mean, -30)])
+    vae.load_state_dict(weights)
+    return vae.eval()
+
+
+def _doubled(weight: torch.Tensor) -> torch.Tensor:
+    """As many rows of zeros below."""
+    return torch.cat([weight, torch.zeros_like(weight)])
 
 
 def _size(size: Any) -> int:
@@ -235,7 +271,8 @@ def check_scheduler(path: Path, settings: Any, betas: int) -> None:
 
 
 def save_diffusers(
-    model: UNet, diffusion: GaussianDiffusion, folder: Path | str, label: int | None = None
+    model: UNet, diffusion: GaussianDiffusion, folder: Path | str, label: int | None = None,
+    autoencoder: Autoencoder | None = None,
 ) -> None:
     """Write a folder that diffusers loads, whole or not at all.
 
@@ -243,7 +280,7 @@ def save_diffusers(
     pictures that `ddpm` draws, from the same noise (one generator per seed). `label` does so for
     one class of a model that has classes (`fold_label`). A model with a patch size p > 1 has no
     pipeline in diffusers: its inner network and its scheduler are written, and a UserWarning says
-    so.
+    so. Neither has a model of latents without a text: `unet`, `scheduler` and `vae` are written.
 
     Raises ValueError for a folder that is there and not empty, for a label that does not fit the
     model, and for a model with classes without a label; OSError if it cannot be written;
@@ -259,13 +296,25 @@ def save_diffusers(
     unet, scheduler = to_diffusers_unet(model), _to_scheduler(diffusion)
     with whole(folder) as temporary:
         temporary.mkdir()
-        if patch == 1:
+        if autoencoder is not None:
+            scheduler.register_to_config(clip_sample=False)
+            parts = {"unet": unet, "scheduler": scheduler}
+            parts["vae"] = to_diffusers_autoencoder(autoencoder)
+            for name, part in parts.items():
+                part.save_pretrained(temporary / name)
+        elif patch == 1:
             _diffusers().DDPMPipeline(unet, scheduler).save_pretrained(temporary)
         else:
             unet.save_pretrained(temporary)
             scheduler.save_pretrained(temporary)
             (temporary / EXTRA).write_text(json.dumps({"patch_size": patch}), encoding="utf-8")
-    if patch > 1:
+    if autoencoder is not None:
+        told = (f"; then pixel_shuffle(picture, {p})" if (p := autoencoder.config.patch_size) > 1
+                else "")
+        warnings.warn("diffusers has no pipeline for latents without a text: unet, scheduler and "
+                      f"vae were written; vae.decode(latents).sample makes pictures{told}.",
+                      stacklevel=2)
+    elif patch > 1:
         warnings.warn(
             f"patch size {patch}: only the inner UNet2DModel was written, no pipeline. It takes "
             f"pixel_unshuffle(x, {patch}) and its answer wants pixel_shuffle(answer, {patch}).",
@@ -310,6 +359,9 @@ def load_diffusers(folder: Path | str) -> tuple[UNet, GaussianDiffusion]:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; a UNet2DModel needs config.json, "
                                     f"{WEIGHTS} and its scheduler.")
+    if (folder / "vae").is_dir():
+        raise ValueError(f"{folder} draws latents of its own vae, which this library does not read "
+                         "back; load the run it was exported from.")
     diffusion, unet = _from_scheduler(scheduler), _read_unet(network)
     extra = _read_json(folder / EXTRA) if (folder / EXTRA).is_file() else {}
     return from_diffusers_unet(unet, patch_size=extra.get("patch_size", 1)), diffusion
