@@ -52,6 +52,7 @@ _EXPORTS = {
         "power_spectrum", "precision_recall", "spectral", "wilson",
     ),
     "measuring.classifier": ("Classifier", "load_classifier"),
+    "measuring.catface": ("face_share",),
     "measuring.features": ("Clip", "Inception", "feature_network"),
     "measuring.report": ("CAT", "SHIPPED", "Reference", "evaluate"),
     "measuring.toyreader": ("read_attributes",),

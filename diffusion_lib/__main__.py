@@ -73,7 +73,7 @@ FLAGS = {
         ("--data", ..., "real pictures: folder:PATH, another source, or reference:cats32"),
         ("--held-out", str, "others (#held_out beside #train, test/ beside train/)"),
         ("--n", 1000, "number of samples"),
-        ("--features", "classifier", "classifier (shipped), inception, clip, or a path"),
+        ("--features", "classifier", "classifier (shipped), catface, inception, clip, or a path"),
         ("--judge", str, "path of the classifier that says what is a cat (the shipped one)"),
         ("--called", "cat", "the class that samples should show"),
         ("--json", str, "write the measures here as well"),

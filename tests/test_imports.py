@@ -30,7 +30,7 @@ NOTEBOOK_PACKAGES = {
 # Needed for some things only: imported inside the functions that use them.
 LATE = {
     "torchvision", "torchmetrics", "torch_fidelity", "transformers", "accelerate", "diffusers",
-    "skimage", "scipy", "matplotlib", "IPython",
+    "skimage", "scipy", "matplotlib", "IPython", "cv2",
 }
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..data.sources import to_uint8
 from ..saving.files import sha256
+from . import catface
 from .classifier import load_classifier
 
 INCEPTION = "6726825d"  # how the sha256 of its weights begins
@@ -17,10 +18,12 @@ INCEPTION = "6726825d"  # how the sha256 of its weights begins
 def feature_network(name: str = "classifier") -> Callable[[Tensor], Tensor]:
     """A function from pictures (B, 3, H, W), floats in [-1, 1], to features (B, F), by its name.
 
-    "classifier": the shipped one; "inception": what the literature calls FID; "clip"; or the path
-    of a classifier saved by .ci/train_classifier.py. Raises FileNotFoundError, with the file that
+    "classifier": the shipped one; "catface": histograms of gradients; "inception": what the
+    literature calls FID; "clip"; or the path of a classifier saved by .ci/train_classifier.py. Raises FileNotFoundError, with the file that
     is missing and where to put it.
     """
+    if name == "catface":
+        return catface.gradients
     if name in ("inception", "clip"):
         return (Inception() if name == "inception" else Clip()).features
     return (load_classifier() if name == "classifier" else load_classifier(name)).features

@@ -20,7 +20,7 @@ from ..data.folders import class_folders, held_out_beside
 from ..data.sources import in_batches, load_data, to_uint8
 from ..saving.files import whole
 from ..saving.pretrained import WEIGHTS
-from . import metrics
+from . import catface, metrics
 from .classifier import CLASSES, load_classifier
 from .features import feature_network
 from .metrics import Measure, check_pictures, class_share
@@ -56,16 +56,17 @@ class Reference(NamedTuple):
         train, held_out, others = (in_colour(part) for part in (train, held_out, others))
         check_reference(train, held_out)
         network, judge = feature_network(features), judge or load_classifier()
-        both = train, held_out
+        faces, both = features == "catface", (train, held_out)
         noise = torch.randn((500, *train.shape[1:]), generator=torch.Generator().manual_seed(0))
         controls = {"held-out pictures": held_out, "training pictures": train,
-                    "other classes": others, "noise": to_uint8(noise.mul(0.5).clamp(-1, 1))}
+                    "other classes": others, "noise": to_uint8(noise.mul(0.5).clamp(-1, 1)),
+                    "held-out pictures upside down": held_out.flip(-2) if faces else None}
         return cls(
             name, features, train.shape[-1], *(in_batches(network, part) for part in both),
             spectra=torch.stack([metrics.power_spectrum(part) for part in both]),
-            verdicts={what: verdict(judge, part, label) for what, part in controls.items()
-                      if part is not None},
-            judge=_mark(judge), pixels=(small(train), small(held_out)))
+            verdicts={what: catface.verdict(part) if faces else verdict(judge, part, label)
+                      for what, part in controls.items() if part is not None},
+            judge="catface" if faces else _mark(judge), pixels=(small(train), small(held_out)))
 
     def save(self, path: Path) -> None:
         """Two files: PATH.safetensors (features in float16) and PATH.json."""
@@ -117,6 +118,11 @@ def evaluate(
     if reference.pixels:
         measures.append(metrics.nearest(small(samples), *reference.pixels, n=n, what="pixels"))
     measures.append(metrics.spectral(samples, *reference.spectra, n=n))
+    if reference.features == "catface":
+        told = dict(reference.verdicts)
+        floor = told.pop("held-out pictures")[0]
+        note = ", ".join(f"{what} {numbers[0]:.2f}" for what, numbers in told.items())
+        return [*measures, catface.face_share(samples, n=n, floor=floor, note=note)]
     told = dict(reference.verdicts) if _mark(judge) == reference.judge else {}  # no other judge's
     floors = told.pop("held-out pictures", (None, None))
     if control is not None:

@@ -58,7 +58,7 @@ def encode(images: Tensor, autoencoder: Autoencoder, mirrored: bool, progress: b
         raise ValueError(f"the latents' spread a channel is {[round(s, 2) for s in spread.tolist()]}"
                          ", not about 1: this autoencoder has not measured its latents; train it "
                          "further, on pictures like these")
-    return latents.half()
+    return latents.half().contiguous()
 
 
 def read(file: Path, marks: dict[str, str]) -> Tensor:

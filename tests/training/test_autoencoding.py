@@ -1,0 +1,191 @@
+"""An autoencoder trains in the same loop, stops and goes on bit for bit, and its latents train on."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from diffusion_lib import (
+    Autoencoder, AutoencoderTrainer, GaussianDiffusion, TrainConfig, Trainer, UNet, encode_set,
+    load_autoencoder, load_classifier, load_data, load_model, make_betas, sample, to_float,
+)
+from diffusion_lib.__main__ import main
+from diffusion_lib.training.autoencoding import distances, multiscale_l1
+from diffusion_lib.training.config import LossConfig
+
+AE = {"image_size": 32, "channels": 8, "channel_mults": (1, 2), "norm_num_groups": 4, "patch_size": 2}
+CRITIC = LossConfig(adversarial=0.05, matching=0.5, critic_from=0.5, perceptual=0.1)
+TRAIN = {"batch_size": 4, "learning_rate": 1e-3, "warmup": 0, "save_every": 2, "precision": "float32"}
+
+
+def trainer(out=None, steps=6, loss=CRITIC, **settings) -> AutoencoderTrainer:
+    torch.manual_seed(0)
+    model = Autoencoder(**AE)
+    config = TrainConfig(steps=steps, **{**TRAIN, **settings})
+    features = load_classifier().requires_grad_(False).maps
+    return AutoencoderTrainer(model, None, load_data("toycats:16", 32), config, out=out, loss=loss,
+                              features=features)
+
+
+def states(t: AutoencoderTrainer) -> dict:
+    return {f"{name}.{key}": value for name, module in t._weights().items()
+            for key, value in module.state_dict().items()}
+
+
+def test_resumes_bit_for_bit_in_the_critics_half(tmp_path):
+    whole = trainer().fit()
+    trainer(tmp_path).fit(4)  # the critic plays from step 3 on; killed after the save of step 4
+    gone_on = trainer(tmp_path).resume().fit()
+    a, b = states(whole), states(gone_on)
+    assert any(key.startswith("critic") for key in a)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_critic_waits_for_its_half():
+    t = trainer()
+    before = {k: v.clone() for k, v in t.critic.state_dict().items()}
+    t.fit(3)
+    assert all(torch.equal(before[k], v) for k, v in t.critic.state_dict().items())
+    t.fit(1)
+    assert not all(torch.equal(before[k], v) for k, v in t.critic.state_dict().items())
+
+
+def test_other_settings_of_the_loss_are_refused_on_resume(tmp_path):
+    trainer(tmp_path).fit(2)
+    with pytest.raises(ValueError, match="another loss .*noise"):
+        trainer(tmp_path, loss=LossConfig(noise=0.3)).resume()
+
+
+def test_learns_to_copy():
+    t = trainer(steps=40, loss=LossConfig(), learning_rate=3e-3, batch_size=8).fit()
+    assert sum(t.losses[-5:]) < 0.6 * sum(t.losses[:5])
+
+
+def test_a_perceptual_loss_needs_features():
+    with pytest.raises(ValueError, match="a perceptual loss needs features"):
+        AutoencoderTrainer(Autoencoder(**AE), None, load_data("toycats:16", 32), TrainConfig(),
+                           loss=LossConfig(perceptual=1.0))
+
+
+def test_losses_by_hand():
+    x, y = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)
+    y[1] *= 2
+    torch.testing.assert_close(multiscale_l1(y, x), torch.tensor([4.0, 8.0]))
+    torch.testing.assert_close(distances([2 * y], [y]), torch.tensor([2 / 3, 4 / 3]))
+
+
+# -- latents ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained autoencoder's run folder."""
+    out = tmp_path_factory.mktemp("autoencoder")
+    trainer(out, steps=30, loss=LossConfig(), batch_size=8).fit()
+    return out
+
+
+def settled(run) -> Autoencoder:
+    """Its latents' spread is still being followed after 30 steps: set it."""
+    model = load_autoencoder(run)
+    said = model.quant_conv(model.encoder(to_float(load_data("toycats:16", 32).images)))
+    model.latent_mean.copy_(said.mean((0, 2, 3)))
+    model.latent_std.copy_(said.std((0, 2, 3)))
+    return model
+
+
+def test_encoded_once_with_mirror_images(run, tmp_path):
+    data, model = load_data("toycats:16", 32), settled(run)
+    latents = encode_set(data, model, file=tmp_path / "z.safetensors").images
+    assert latents.dtype == torch.float16 and latents.shape == (32, 4, 8, 8)
+    with torch.no_grad():
+        mirrored = model.encode(to_float(data.images).flip(-1)).half()
+    torch.testing.assert_close(latents[16:], mirrored, atol=2e-3, rtol=2e-3)
+    model.latent_mean += 1
+    with pytest.raises(ValueError, match="by another autoencoder"):
+        encode_set(data, model, file=tmp_path / "z.safetensors")
+    again = encode_set(data, settled(run), file=tmp_path / "z.safetensors").images
+    assert torch.equal(again, latents)
+
+
+def test_a_stale_set_is_refused(run, tmp_path):
+    data, model, file = load_data("toycats:16", 32), settled(run), tmp_path / "z.safetensors"
+    encode_set(data, model, file=file)
+    other = dataclasses.replace(data, images=data.images.flip(-1))
+    with pytest.raises(ValueError, match="of other pictures than the folder holds now; remove"):
+        encode_set(other, model, file=file)
+    with pytest.raises(ValueError, match="with other settings; remove"):
+        encode_set(data, model, file=file, mirrored=False)
+    file.write_bytes(b"half a fi")
+    with pytest.raises(ValueError, match="it is damaged"):
+        encode_set(data, model, file=file)
+
+
+def test_latents_without_their_scale_are_refused(run):
+    model = settled(run)
+    model.latent_std.fill_(0.01)
+    with pytest.raises(ValueError, match="has not measured its latents"):
+        encode_set(load_data("toycats:16", 32), model)
+
+
+def latent_trainer(autoencoder, out=None) -> Trainer:
+    torch.manual_seed(0)
+    network = UNet(image_size=8, in_channels=4, channels=8, channel_mults=(1, 2),
+                   attention=(False, False))
+    data = encode_set(load_data("toycats:16", 32), autoencoder)
+    return Trainer(network, GaussianDiffusion(make_betas("cosine", T=20), "v"), data,
+                   TrainConfig(steps=4, **TRAIN), out=out, autoencoder=autoencoder)
+
+
+def test_training_in_latents_and_drawing(run, tmp_path):
+    model = settled(run)
+    trained = latent_trainer(model, tmp_path).fit()
+    assert trained.images.dtype == torch.float16 and trained.unit == "latents"
+    pictures = sample(trained.ema_model, trained.diffusion, 3, steps=4, autoencoder=model)
+    assert pictures.shape == (3, 3, 32, 32)
+    one = sample(trained.ema_model, trained.diffusion, 1, steps=4, seed=2, autoencoder=model)
+    torch.testing.assert_close(one[0], pictures[2], atol=1e-4, rtol=0)
+
+
+def test_command_line_from_pictures_to_pictures(tmp_path, capsys, monkeypatch):
+    """Two trainings, samples, an export; then what is missing or does not fit, one line each."""
+    monkeypatch.chdir(tmp_path)
+    small = ["--data", "toycats:24", "--batch-size", "8", "--train.precision", "float32",
+             "--sample-every", "1000"]
+    ae = ["--model.image_size", "32", "--model.channels", "8", "--model.norm_num_groups", "4",
+          "--loss.perceptual", "0", "--model.channel_mults", "[1, 2]"]
+    assert main(["train", "--config", "catfaces_autoencoder", "--out", "ae", "--steps", "250",
+                 "--train.warmup", "0", *small, *ae]) == 0
+    assert (tmp_path / "ae/samples/step_00000250.png").exists()
+    net = ["--autoencoder", "ae", "--steps", "3", "--model.image_size", "8", "--model.channels", "8"]
+    assert main(["train", "--config", "catfaces128", "--out", "lat", *small, *net]) == 0
+    assert main(["train", "--config", "catfaces128", "--out", "lat", "--resume", *small, *net]) == 0
+    assert (tmp_path / "lat/samples/step_00000003.png").exists()
+    assert main(["sample", "lat", "--n", "2", "--steps", "2", "--grid", "g.png",
+                 "--animation", "a.webp"]) == 0
+    assert load_model("lat").autoencoder.config.image_size == 32
+    assert main(["export", "lat", "--out", "exported"]) == 0
+    assert (tmp_path / "exported/vae/config.json").exists()
+    capsys.readouterr()
+
+    def says(words: list[str], *pieces: str) -> None:
+        assert main(words) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert all(piece in told for piece in pieces), told
+
+    says(["sample", "ae", "--grid", "g.png"], "is an autoencoder", "--autoencoder ae")
+    says(["sample", "exported", "--grid", "g.png"], "does not read back")
+    wrong = ["--autoencoder", "ae", "--steps", "3", "--model.image_size", "16"]
+    says(["train", "--config", "catfaces128", "--out", "other", *small, *wrong],
+         "have 4 channels and 8 px", "set model.in_channels 4 and model.image_size 8")
+    says(["train", "--config", "catfaces128", "--out", "x", *small, "--autoencoder", "lat"],
+         "lat is no autoencoder")
+    says(["train", "--config", "catfaces128", "--out", "lat", "--resume", "--data", "toycats:25",
+          *small[2:], *net], "of other pictures than the folder holds now")
+    state = tmp_path / "lat/checkpoints/step_00000003/state.json"
+    told = json.loads(state.read_text())
+    state.write_text(json.dumps({**told, "autoencoder": {**told["autoencoder"], "sha256": "0"}}))
+    says(["sample", "lat", "--grid", "g.png"], "its weights differ")
+    (tmp_path / "ae").rename(tmp_path / "moved")
+    says(["sample", "lat", "--grid", "g.png"], "autoencoder ae, which is not there")
