@@ -26,7 +26,7 @@ _EXPORTS = {
     "core.samplers": (
         "SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "heun", "last_step", "sample",
     ),
-    "core.guidance": ("Guided", "guided"),
+    "core.guidance": ("Guided", "autoguided", "guided"),
     "core.ideal": ("IdealDenoiser",),
     "core.ema": ("EMA",),
     "data.sources": (

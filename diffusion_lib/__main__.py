@@ -32,7 +32,8 @@ DRAWING = (
     CHECKPOINT, CLASS,
     ("--seed", 0, "seed of the first picture; the others follow"),
     ("--spacing", 1.0, "above 1: timesteps closer together where little noise is left (try 1.5)"),
-    ("--guidance", 1.0, "guidance scale: 0 ignores the class, 1 asks, more insists"),
+    ("--guidance", float, "guidance scale: 0 ignores the class, 1 asks, more insists"),
+    ("--autoguidance", str, "a worse model to be guided away from (its guide's name; none: not)"),
     ("--batch-size", 64, "pictures drawn at once"),
     ("--device", "auto", "auto, cpu, mps, cuda or cuda:N"),
 )
@@ -284,6 +285,7 @@ def plot_log(run: Path) -> None:
 def sample(a: Namespace) -> None:
     """Draw pictures, one a seed."""
     from .saving.picture_files import ANIMATIONS, GRIDS, check_name
+    from .training.device import pick_device
 
     frames = []
     if not (a.out or a.grid or a.animation):
@@ -302,8 +304,11 @@ def sample(a: Namespace) -> None:
             frames.append(lib.to_uint8(decoded(step.x_t).cpu().clamp(-1, 1)))
 
     trained, network = prepare(a)
-    decoded = trained.autoencoder.decode if trained.autoencoder else lambda x: x
-    pictures = draw(a, network, trained, keep)
+    autoencoder = trained.autoencoder
+    if autoencoder:
+        autoencoder.to(pick_device(a.device))
+    decoded = autoencoder.decode if autoencoder else lambda x: x
+    pictures = draw(a, network, trained.diffusion, keep)
     if a.out:
         Path(a.out).mkdir(parents=True, exist_ok=True)
         for seed, picture in enumerate(lib.to_pictures(pictures), a.seed):
@@ -326,28 +331,61 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     check_sample(a.n, a.batch_size, a.sampler, a.seed)
     trained = lib.load_model(a.checkpoint)
     timesteps_trailing(trained.diffusion.T, a.steps, a.spacing)
-    label, network = class_number(a, trained), trained.model.to(pick_device(a.device))
-    if trained.autoencoder:
-        trained.autoencoder.to(pick_device(a.device))
-    if label is not None:
-        network = lib.guided(network, label, a.guidance)
-    elif a.guidance != 1:
-        raise ValueError(f"--guidance {a.guidance} needs --class K: "
-                         "there is nothing else to be guided to")
+    network, guide = trained.model.to(pick_device(a.device)), guide_of(a, trained)
+    asked = getattr(a, "class")
+    if guide:  # a class is asked of whichever knows classes
+        worse = lib.load_model(guide["name"])
+        check_guide(trained, worse, guide["name"])
+        worse.model.to(pick_device(a.device))
+        asked = asked or guide.get("class")
+        both = [asked_for(it, asked) if asked and it.model.num_classes else it.model
+                for it in (trained, worse)]
+        return trained, lib.autoguided(*both, guide["scale"])
+    if asked is not None:
+        return trained, asked_for(trained, asked, 1.0 if a.guidance is None else a.guidance)
+    if a.guidance not in (None, 1):
+        raise ValueError(f"--guidance {a.guidance} needs --class K or --autoguidance MODEL: "
+                         "there is nothing else to be guided by")
     return trained, network
 
 
-def draw(a: Namespace, network: Any, trained: Any, on_step: Callable | None = None) -> Any:
+def guide_of(a: Namespace, trained: Any) -> dict | None:
+    """{name, scale, class} of the worse model to use: asked for, or on the model's card."""
+    card = trained.info.get("guide")
+    if a.autoguidance == "none" or not (a.autoguidance or card):
+        return None
+    if a.autoguidance:
+        known = card if card and card["name"] == a.autoguidance else {"scale": 2.0}
+        return {**known, "name": a.autoguidance, "scale": a.guidance or known["scale"]}
+    plain = a.guidance is not None or getattr(a, "class") is not None
+    return None if plain else card
+
+
+def check_guide(trained: Any, worse: Any, name: str) -> None:
+    """Raises ValueError where two models do not speak of the same noise."""
+    ours, theirs = trained.diffusion, worse.diffusion
+    same = ours.T == theirs.T and ours.prediction == theirs.prediction \
+        and bool((ours.alphas_cumprod - theirs.alphas_cumprod).abs().max() < 1e-6)
+    latents = [it.info.get("autoencoder", {}).get("sha256") for it in (trained, worse)]
+    if not same or latents[0] != latents[1]:
+        raise ValueError(f"{name} was trained with another schedule, prediction or autoencoder; "
+                         "a guide must speak of the same noise")
+
+
+def asked_for(trained: Any, asked: str, scale: float = 1.0) -> Any:
+    """A network that is asked for a class, by its number or name."""
+    return lib.guided(trained.model, class_number(asked, trained), scale)
+
+
+def draw(a: Namespace, network: Any, diffusion: Any, on_step: Callable | None = None) -> Any:
     """`--n` pictures, uint8 (n, C, H, W), consecutive seeds from `--seed` on."""
     return lib.to_uint8(lib.sample(
-        network, trained.diffusion, a.n, sampler=a.sampler, steps=a.steps, seed=a.seed,
-        spacing=a.spacing, batch_size=a.batch_size, on_step=on_step,
-        autoencoder=trained.autoencoder, progress=sys.stderr.isatty()))
+        network, diffusion, a.n, sampler=a.sampler, steps=a.steps, seed=a.seed, spacing=a.spacing,
+        batch_size=a.batch_size, on_step=on_step, progress=sys.stderr.isatty()))
 
 
-def class_number(a: Namespace, trained: Any) -> int | None:
+def class_number(asked: str | None, trained: Any) -> int | None:
     """The class that `--class` means, by number or name. Raises ValueError that lists the names."""
-    asked = getattr(a, "class")
     if asked is None or asked.isdecimal():
         return None if asked is None else int(asked)
     count, names = trained.model.num_classes, trained.info.get("data", {}).get("classes") or []
@@ -380,8 +418,8 @@ def evaluate(a: Namespace) -> None:
         real = real_pictures(a.data, a.held_out, size, channels)
         reference = lib.Reference.of(*real, name=a.data, features=a.features, judge=judge,
                                      label=wanted)
-    samples, asked = draw(a, network, trained), network is not trained.model
-    control = draw(a, trained.model, trained) if asked else None
+    samples, asked = draw(a, network, trained.diffusion), network is not trained.model
+    control = draw(a, trained.model, trained.diffusion) if asked else None
     measures = lib.evaluate(samples, reference, n=a.n, judge=judge, label=wanted, control=control)
     if a.json:  # before the words: nothing computed is lost
         kept = ("checkpoint", "sampler", "steps", "spacing", "seed")
@@ -402,7 +440,7 @@ def export(a: Namespace) -> None:
         raise ValueError(f"--to is diffusers, not {a.to!r}")
     check_folder(Path(a.out), "--out")
     trained = lib.load_model(a.checkpoint)
-    label = class_number(a, trained)
+    label = class_number(getattr(a, "class"), trained)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         lib.save_diffusers(trained.model, trained.diffusion, a.out, label=label,

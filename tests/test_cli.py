@@ -406,3 +406,19 @@ def test_a_run_with_few_timesteps_draws_its_grids(config: Path, tmp_path: Path) 
              "--out", str(tmp_path / "run")]
     works(*words)
     assert len(list((tmp_path / "run/samples").iterdir())) == 2
+
+
+def test_autoguidance(capsys, tmp_path):
+    """By a model's name, with its class; the result lies between and beyond the two."""
+    def drawn(name, *more):
+        works("sample", "cats32", "--n", 1, "--steps", 2, "--out", tmp_path / name, *more)
+        return (tmp_path / name / "00000.png").read_bytes()
+
+    plain, one = drawn("a", "--autoguidance", "none"), drawn("b", "--autoguidance", "cifar10_32",
+                                                          "--class", "cat", "--guidance", 1)
+    two = drawn("c", "--autoguidance", "cifar10_32", "--class", "cat")
+    assert plain == one and plain != two
+    assert "another schedule" in fails(capsys, "sample", "cats32", "--autoguidance", "cats128",
+                                       "--out", tmp_path / "d")
+    assert "1 or more, not 0.5" in fails(capsys, "sample", "cats32", "--autoguidance", "cifar10_32",
+                                         "--guidance", 0.5, "--out", tmp_path / "d")

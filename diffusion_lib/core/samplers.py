@@ -176,11 +176,12 @@ def sample(
 
     model: a network, or one that `guided` made for one label or for n. shape: (C, H, W) of a
     picture, the network's own when left out. autoencoder: of a network that draws latents, which are
-    not clipped, and decoded in the end. on_step: called as on_step(step, first seed of the
+    not clipped, and decoded in the end; a loaded model's own when left out. on_step: called as on_step(step, first seed of the
     batch) for every `Step`. progress: a bar. Raises ValueError for an unknown sampler, n or
     batch_size below 1, and what the sampler refuses.
     """
     check_sample(n, batch_size, sampler, seed)
+    autoencoder = autoencoder or getattr(model, "autoencoder", None)
     shape = tuple(shape or (model.in_channels, model.image_size, model.image_size))
     pictures = []
     for start in tqdm(range(0, n, batch_size), desc="sampling", unit="batch", disable=not progress):
@@ -193,7 +194,8 @@ def sample(
         ):
             if on_step:
                 on_step(step, seeds[0])
-        pictures.append((autoencoder.decode(step.x_t) if autoencoder else step.x_t).float().cpu())
+        made = autoencoder.to(step.x_t.device).decode(step.x_t) if autoencoder else step.x_t
+        pictures.append(made.float().cpu())
     return torch.cat(pictures)
 
 

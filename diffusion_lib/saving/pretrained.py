@@ -26,7 +26,11 @@ class Pretrained(NamedTuple):
     model: nn.Module  # eval mode, float32
     diffusion: GaussianDiffusion
     info: dict  # its card (shipped) or its checkpoint's state
-    autoencoder: Autoencoder | None = None  # of a model that draws latents
+
+    @property
+    def autoencoder(self) -> Autoencoder | None:
+        """Of a model that draws latents; `sample` decodes by it."""
+        return getattr(self.model, "autoencoder", None)
 
 
 def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
@@ -141,7 +145,9 @@ def _rebuild(
 def _ready(
     model: UNet, diffusion: GaussianDiffusion, info: dict, autoencoder: Autoencoder | None = None
 ) -> Pretrained:
-    return Pretrained(quicken(model.eval().requires_grad_(False)), diffusion, info, autoencoder)
+    if autoencoder is not None:
+        object.__setattr__(model, "autoencoder", autoencoder)  # beside it, no part of its weights
+    return Pretrained(quicken(model.eval().requires_grad_(False)), diffusion, info)
 
 
 # -- fine-tuning -----------------------------------------------------------------------------------

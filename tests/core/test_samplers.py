@@ -26,7 +26,7 @@ from references import (
 from torch import Tensor, nn
 
 from diffusion_lib.core.diffusion import GaussianDiffusion
-from diffusion_lib.core.guidance import guided
+from diffusion_lib.core.guidance import autoguided, guided
 from diffusion_lib.core.samplers import (
     SAMPLERS,
     Step,
@@ -504,3 +504,30 @@ def test_posterior_and_snr_name_a_timestep_that_does_not_exist(refuses):
     for t_prev in (-2, 5, 9):
         with refuses(ValueError, f"[{t_prev}]", "[5]", "below t", "clean picture"):
             diffusion.q_posterior(x, x, torch.tensor([5]), torch.tensor([t_prev]))
+
+
+# -- autoguidance ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_autoguidance_formula_and_an_exact_case():
+    good, bad, x, t = Curved(), Curved(0.3), randn(0, *SHAPE), torch.tensor([5, 50, 500])
+    a, b = good(x, t), bad(x, t)
+    assert torch.equal(autoguided(good, bad, 1)(x, t), a)
+    for scale in (1.5, 3):
+        assert (autoguided(good, bad, scale)(x, t) - (b + scale * (a - b))).abs().max() < 1e-12
+    labelled = Labelled()
+    asked = autoguided(guided(labelled, 1, 1), bad, 2)(x, t)
+    wanted = labelled(x, t, torch.full((3,), 1))
+    assert (asked - (b + 2 * (wanted - b))).abs().max() < 1e-12
+
+
+def test_bad_autoguidance_is_refused(refuses):
+    small = random_unet(**SMALL)
+    for scale in (0.5, -1, float("nan"), float("inf")):
+        with refuses(ValueError, str(scale), "1 or more", "2 is usual"):
+            autoguided(Curved(), Curved(), scale)
+    with refuses(ValueError, "image_size", "same kind of picture"):
+        autoguided(small, random_unet(**{**SMALL, "image_size": 2 * small.image_size}), 2)
+    with refuses(ValueError, "guided already, with scale 3", "one kind"):
+        autoguided(guided(Labelled(), 1, 3), Curved(), 2)
