@@ -18,7 +18,7 @@ help:
 	@echo "make badges REPOSITORY=owner/name   badges for Colab and Binder, once this is published there"
 	@echo "make figures     draw the README's pictures again, from the shipped weights"
 	@echo "make references  describe the pictures in data/ and the samples of runs/cats32 again, for the notebooks to compare with"
-	@echo "make lint        ruff, notebooks included"
+	@echo "make lint        ruff (notebooks included) and mypy"
 	@echo "make clean       remove .venv and caches"
 
 setup:
@@ -35,9 +35,10 @@ test: lint test-lib test-notebooks
 
 lint: setup
 	@$(VENV)/python -m ruff check .
+	@$(VENV)/python -m mypy
 
 test-lib: setup
-	@$(VENV)/python -m pytest -q tests
+	@$(VENV)/python -m pytest -q --cov=diffusion_lib --cov-report=term:skip-covered tests
 
 test-notebooks: setup
 	@$(VENV)/python -m pytest -q $(NBVAL) notebooks

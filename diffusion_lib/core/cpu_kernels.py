@@ -16,6 +16,8 @@ beforehand: 4 products instead of 9, in half the time (128 channels, 16 to 32 pi
 `tests/benchmarks/throughput.py` measures whole steps.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -42,7 +44,9 @@ class GroupNormGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
         b, c, h, w = x.shape
         y, mean, rstd = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
@@ -51,7 +55,7 @@ class GroupNormGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         b, c, h, w = x.shape
         group, count = c // ctx.groups, c // ctx.groups * h * w

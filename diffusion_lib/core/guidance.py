@@ -41,7 +41,8 @@ class Guided:
         if self.scale in (0, 1):                                    # one of the two is enough
             return self.model(x_t, t, wanted if self.scale == 1 else nothing)
         both = self.model(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([wanted, nothing]))
-        return mixed(*both.chunk(2), self.scale)
+        conditional, unconditional = both.chunk(2)
+        return mixed(conditional, unconditional, self.scale)
 
     def part(self, rows: slice) -> "Guided":
         """The same for these rows of the labels, where there is one a picture: a batch of many

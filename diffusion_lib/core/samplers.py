@@ -175,14 +175,15 @@ def sample(
     [-1, 1], on the CPU.
 
     model: a network, or one that `guided` made for one label or for n. shape: (C, H, W) of a
-    picture, the network's own when left out. autoencoder: of a network that draws latents, which are
-    not clipped, and decoded in the end; a loaded model's own when left out. on_step: called as on_step(step, first seed of the
-    batch) for every `Step`. progress: a bar. Raises ValueError for an unknown sampler, n or
-    batch_size below 1, and what the sampler refuses.
+    picture, the network's own when left out. autoencoder: of a network that draws latents, which
+    are not clipped, and decoded in the end; a loaded model's own when left out. on_step: called as
+    on_step(step, first seed of the batch) for every `Step`. progress: a bar. Raises ValueError for
+    an unknown sampler, n or batch_size below 1, and what the sampler refuses.
     """
     check_sample(n, batch_size, sampler, seed)
     autoencoder = autoencoder or getattr(model, "autoencoder", None)
-    shape = tuple(shape or (model.in_channels, model.image_size, model.image_size))
+    if shape is None:
+        shape = model.in_channels, model.image_size, model.image_size  # type: ignore[attr-defined]
     pictures = []
     for start in tqdm(range(0, n, batch_size), desc="sampling", unit="batch", disable=not progress):
         rows = slice(start, min(start + batch_size, n))

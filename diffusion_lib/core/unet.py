@@ -142,7 +142,7 @@ class UNetConfig:
     # height and width of the pictures in pixels; a multiple of patch_size * 2 ** (levels - 1)
     image_size: int = 32
     in_channels: int = 3  # of the pictures (3 for colour)
-    out_channels: int | None = None  # None: as in_channels
+    out_channels: int = None  # type: ignore[assignment]  # None: as in_channels
     channels: int = 64  # width of the first level; level i has channels * channel_mults[i]
     channel_mults: tuple[int, ...] = (1, 2, 2)
     # residual blocks per level on the way down (one more on the way up, as in DDPM)
@@ -154,7 +154,8 @@ class UNetConfig:
     # p folds p x p pixels into the channels, and unfolds them at the end: p ** 2 times fewer pixels
     patch_size: int = 1
     dropout: float = 0.0
-    norm_num_groups: int | None = None  # of every GroupNorm; None: min(32, channels // 4)
+    # of every GroupNorm; None: min(32, channels // 4)
+    norm_num_groups: int = None  # type: ignore[assignment]
     norm_eps: float = 1e-5
     attention_head_dim: int | None = None  # channels per attention head; None is a single head
     # this and the next two as in diffusers, for loading published networks

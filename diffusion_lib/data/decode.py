@@ -72,7 +72,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     mode, transform = _transform(profile) if profile else ("", None)
     if transform and (image.mode == mode or (image.mode, mode) == ("L", "RGB")):
-        return ImageCms.applyTransform(image.convert(mode), transform)
+        return ImageCms.applyTransform(image.convert(mode), transform) or image
     return image
 
 

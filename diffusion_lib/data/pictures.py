@@ -94,8 +94,9 @@ def encode_animation(
         raise ValueError("an animation needs fps above 0 and frames, all of one size, "
                          f"not fps {fps} and {len(frames)} frames of sizes {sorted(sizes)}")
     durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * hold)]
-    options = {"gif": {"optimize": True}, "webp": {"quality": 80, "method": 4}}[format]
+    every: dict[str, dict[str, Any]] = {
+        "gif": {"optimize": True}, "webp": {"quality": 80, "method": 4}}
     buffer = io.BytesIO()
     frames[0].save(buffer, format.upper(), save_all=True, append_images=frames[1:],
-                   duration=durations, loop=0, **options)
+                   duration=durations, loop=0, **every[format])
     return buffer.getvalue()

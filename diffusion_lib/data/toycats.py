@@ -71,12 +71,13 @@ def render(attributes: Array, jitters: Array, size: int) -> Array:
 
     # 2. Background: a pastel, a little lighter at the top.
     image = np.empty((len(fur), 3, size, size), dtype=np.float32)
-    image[:] = (BACKGROUND[background] + np.float32(background_shade)[:, None])[:, :, None, None]
+    shade = np.asarray(background_shade, np.float32)[:, None]
+    image[:] = (BACKGROUND[background] + shade)[:, :, None, None]
     image -= np.float32(0.04) * centres[:, None]
 
     # 3. The cat, from back to front.
     canvas = Canvas(image, x, y, column(2 / size / scale))
-    coat = np.clip(FUR[fur] + np.float32(fur_shade)[:, None], 0, 1)          # (B, 3)
+    coat = np.clip(FUR[fur] + np.asarray(fur_shade, np.float32)[:, None], 0, 1)          # (B, 3)
     marks = np.where((pattern == 1)[:, None], STRIPE[fur], PATCH[fur])
     striped, patched = column(pattern == 1), column(pattern == 2)
     side, opened, pupil = column(np.where(side < 0, -1, 1)), column(opened), column(pupil)
@@ -132,7 +133,7 @@ def _paint_head(canvas: Canvas, coat: Array, line: Array, marks: Array, striped:
     # 3. The flap of a folded ear hangs in front.
     flap = canvas.leaf(x, (0.72, -0.46), (0.56, -0.12), (0.16, -0.46), 0.6, 0.06)
     flap = np.maximum(flap, -0.54 - canvas.y)
-    folded = np.float32(ears == 2)[:, None, None]
+    folded = np.asarray(ears == 2, np.float32)[:, None, None]
     canvas.paint(canvas.cover(flap - OUTLINE) * inside * folded, line)
     canvas.paint(canvas.cover(flap) * folded, coat * 0.85 + PINK * 0.15)
 
@@ -148,7 +149,8 @@ def _paint_face(canvas: Canvas, coat: Array, eye: Array, line: Array, whisker: A
     face.paint(blush * np.float32(0.8), PINK)
 
     # 2. Eyes: dark rim, iris that lightens downwards, pupil, two highlights.
-    cx, cy, rx, ry = 0.30, 0.06, np.float32(0.165), np.float32(0.185) * opened
+    cx, cy = 0.30, 0.06
+    rx, ry = np.asarray(0.165, np.float32), np.float32(0.185) * opened
     face.paint(face.cover(face.ellipse(x, cx, cy, rx + 0.035, ry + 0.035)), DARK)
     iris = face.cover(face.ellipse(x, cx, cy, rx, ry))
     face.paint(iris, eye)
@@ -245,8 +247,10 @@ class ToyCats:
         self.size, n = check_whole("size", size, 16, 256), check_whole("n", n, 1)
         self.seed = seed = check_whole("seed", seed)
         self.exclude = check_exclude(exclude or {})
-        labels, seeds, start = [], [], 0
-        while sum(map(len, seeds)) < n:
+        labels: list[Array] = []
+        seeds: list[Array] = []
+        start = 0
+        while sum(len(each) for each in seeds) < n:
             first = np.uint64(seed * 1_000_003_000_001 % 2**64)
             number = np.arange(start, start + n, dtype=np.uint64) + first
             counts = [len(values) for values in ATTRIBUTES.values()]

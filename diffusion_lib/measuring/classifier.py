@@ -10,6 +10,7 @@ The field uses Inception, a network of 24 million weights trained on ImageNet at
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -127,7 +128,7 @@ def load_classifier(path: Path | str = WEIGHTS / "classifier") -> nn.Module:
                                 f".ci/train_classifier.py --out {path}")
     try:
         card = json.loads(card_file.read_text(encoding="utf-8"))
-        model = ARCHITECTURES[card["architecture"]](tuple(card["widths"]), card["classes"])
+        model: Any = ARCHITECTURES[card["architecture"]](tuple(card["widths"]), card["classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{card_file} is missing or is no card of a classifier; "
                          "install or train it again") from error

@@ -19,8 +19,8 @@ def feature_network(name: str = "classifier") -> Callable[[Tensor], Tensor]:
     """A function from pictures (B, 3, H, W), floats in [-1, 1], to features (B, F), by its name.
 
     "classifier": the shipped one; "catface": histograms of gradients; "inception": what the
-    literature calls FID; "clip"; or the path of a classifier saved by .ci/train_classifier.py. Raises FileNotFoundError, with the file that
-    is missing and where to put it.
+    literature calls FID; "clip"; or the path of a classifier saved by .ci/train_classifier.py.
+    Raises FileNotFoundError, with the file that is missing and where to put it.
     """
     if name == "catface":
         return catface.gradients

@@ -146,7 +146,7 @@ def precision_recall(
         radii = torch.cdist(centres, centres).kthvalue(k + 1, dim=1).values  # the first is itself
         return float((torch.cdist(points, centres) <= radii).any(dim=1).float().mean())
 
-    floors = (None, None)
+    floors: tuple[float | None, float | None] = (None, None)
     if held_out is not None:
         real, fewer = some(held_out, n), reference[: len(held_out)]
         floors = covered(real, fewer), covered(fewer, real)
@@ -300,8 +300,9 @@ def _mean(name: str, values: Tensor) -> Measure:
 
 
 def _at(held_out: Tensor | None, n: int) -> str:
-    fewer = held_out is not None and len(held_out) < n
-    return f"; real pictures at n = {len(held_out)}" if fewer else ""
+    if held_out is None or len(held_out) >= n:
+        return ""
+    return f"; real pictures at n = {len(held_out)}"
 
 
 # -- what is refused -------------------------------------------------------------------------------

@@ -53,17 +53,19 @@ class Reference(NamedTuple):
 
         Raises ValueError for sets of two sizes, and for fewer pictures than the measures need.
         """
-        train, held_out, others = (in_colour(part) for part in (train, held_out, others))
+        train, held_out = in_colour(train), in_colour(held_out)
+        others = None if others is None else in_colour(others)
         check_reference(train, held_out)
         network, judge = feature_network(features), judge or load_classifier()
-        faces, both = features == "catface", (train, held_out)
+        faces = features == "catface"
         noise = torch.randn((500, *train.shape[1:]), generator=torch.Generator().manual_seed(0))
         controls = {"held-out pictures": held_out, "training pictures": train,
                     "other classes": others, "noise": to_uint8(noise.mul(0.5).clamp(-1, 1)),
                     "held-out pictures upside down": held_out.flip(-2) if faces else None}
         return cls(
-            name, features, train.shape[-1], *(in_batches(network, part) for part in both),
-            spectra=torch.stack([metrics.power_spectrum(part) for part in both]),
+            name=name, features=features, size=train.shape[-1], train=in_batches(network, train),
+            held_out=in_batches(network, held_out), spectra=torch.stack(
+                [metrics.power_spectrum(part) for part in (train, held_out)]),
             verdicts={what: catface.verdict(part) if faces else verdict(judge, part, label)
                       for what, part in controls.items() if part is not None},
             judge="catface" if faces else _mark(judge), pixels=(small(train), small(held_out)))
@@ -165,7 +167,7 @@ def real_pictures(
     return load(data), load(held_out), torch.cat(others) if others else None
 
 
-def in_colour(pictures: Tensor | None) -> Tensor | None:
+def in_colour(pictures: Tensor) -> Tensor:
     """Grey pictures (N, 1, H, W) as (N, 3, H, W), which feature networks take; others as they are.
     """
     grey = isinstance(pictures, Tensor) and pictures.ndim == 4 and pictures.shape[1] == 1

@@ -145,7 +145,9 @@ def _move(pictures: Array, labels: Array, jitters: Array, size: int) -> Array:
     return jitters
 
 
-def _reconsider(pictures: Array, labels: Array, jitters: Array, size: int) -> tuple[Array, ...]:
+def _reconsider(
+    pictures: Array, labels: Array, jitters: Array, size: int
+) -> tuple[Array, Array, Array]:
     """Try every value of each attribute in turn (pattern with both sides), in the same pose.
 
     Returns labels, jitters and how clear each attribute is in the picture, its left half and its

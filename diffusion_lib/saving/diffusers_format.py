@@ -149,7 +149,7 @@ def _size(size: Any) -> int:
     return size
 
 
-def _defaults(kind: type) -> dict[str, Any]:
+def _defaults(kind: Any) -> dict[str, Any]:
     """Every setting that a class of diffusers takes, with its default."""
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     return {parameter.name: parameter.default for parameter in parameters}

@@ -55,8 +55,9 @@ def encode(images: Tensor, autoencoder: Autoencoder, mirrored: bool, progress: b
     latents = torch.cat(parts)
     spread = latents.std((0, 2, 3)) if len(latents) > 1 else torch.ones(1)
     if not ((spread > 0.5) & (spread < 2)).all():
-        raise ValueError(f"the latents' spread a channel is {[round(s, 2) for s in spread.tolist()]}"
-                         ", not about 1: this autoencoder has not measured its latents; train it "
+        told = [round(s, 2) for s in spread.tolist()]
+        raise ValueError(f"the latents' spread a channel is {told}, not about 1: this "
+                         "autoencoder has not measured its latents; train it "
                          "further, on pictures like these")
     return latents.half().contiguous()
 

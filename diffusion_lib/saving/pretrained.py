@@ -55,8 +55,8 @@ def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
         path = newest_checkpoint(path) or path
     state = read_state(path)
     if "diffusion" not in state and "latent_channels" in state.get("model", {}):
-        raise ValueError(f"{checkpoint} is an autoencoder: it turns pictures into latents and back, "
-                         "and draws nothing by itself; train a model with --autoencoder "
+        raise ValueError(f"{checkpoint} is an autoencoder: it turns pictures into latents and "
+                         "back, and draws nothing by itself; train a model with --autoencoder "
                          f"{checkpoint}")
     if missing := [part for part in ("model", "diffusion") if part not in state]:
         raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; "

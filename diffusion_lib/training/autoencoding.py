@@ -27,7 +27,8 @@ class AutoencoderTrainer(Trainer):
         if self.loss_config.perceptual and features is None:
             raise ValueError("a perceptual loss needs features: a function from pictures to "
                              "feature maps")
-        self.features, self.critic = features, None
+        self.features: Any = features
+        self.critic: Any = None
         if self.loss_config.adversarial or self.loss_config.matching:
             with torch.random.fork_rng():
                 torch.manual_seed(self.config.seed)

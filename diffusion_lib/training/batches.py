@@ -48,12 +48,10 @@ class Batches:
     ) -> None:
         self.config, self.T, self.shape, self.n = config, T, tuple(shape), n
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
-        balanced = config.balanced and labels is not None
-        self.rows = (
-            [torch.nonzero(labels.cpu() == k).flatten() for k in range(int(labels.max()) + 1)]
-            if balanced
-            else []
-        )
+        self.rows: list[Tensor] = []  # of each class, where they are drawn equally often
+        if config.balanced and labels is not None:
+            classes = range(int(labels.max()) + 1)
+            self.rows = [torch.nonzero(labels.cpu() == k).flatten() for k in classes]
 
     def draw(self, step: int) -> Batch:
         """The batch of this step. Its t are spread evenly, so the loss jumps less (Kingma et al.

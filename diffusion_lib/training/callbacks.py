@@ -1,6 +1,6 @@
 """What may be done after every step: a callback is called as `callback(trainer)`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,13 +26,15 @@ class SampleGrid:
     def __call__(self, trainer: "Trainer") -> None:
         if trainer.step % self.every and trainer.step != trainer.config.steps:
             return
-        model, shape = trainer.ema_model, trainer.images.shape[1:]
+        model: Any = trainer.ema_model
+        diffusion, shape = trainer.diffusion, trainer.images.shape[1:]
+        assert diffusion is not None
         if getattr(model, "num_classes", None):
             model = guided(model, torch.arange(self.count) % model.num_classes, 1.0)
-        steps = min(self.steps, trainer.diffusion.T)
-        pictures = sample(model, trainer.diffusion, self.count, steps=steps, shape=shape,
+        steps = min(self.steps, diffusion.T)
+        pictures = sample(model, diffusion, self.count, steps=steps, shape=shape,
                           autoencoder=trainer.autoencoder)
-        save_grid(pictures, trainer.out / "samples" / f"step_{trainer.step:08d}.png")
+        save_grid(pictures, trainer.folder() / "samples" / f"step_{trainer.step:08d}.png")
 
 
 class ReconstructionGrid:
@@ -49,5 +51,5 @@ class ReconstructionGrid:
         decoded = in_batches(trainer.ema_model, trainer.images[: self.count], 16).cpu()
         rows = zip(pictures.split(self.columns), decoded.split(self.columns), strict=True)
         both = torch.cat([part for pair in rows for part in pair])
-        path = trainer.out / "samples" / f"step_{trainer.step:08d}.png"
+        path = trainer.folder() / "samples" / f"step_{trainer.step:08d}.png"
         save_grid(both, path, columns=self.columns)

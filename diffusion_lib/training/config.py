@@ -120,12 +120,12 @@ class TrainConfig(Settings):
     balanced: bool = switch(False)  # every class equally often, however many pictures it has
     flip: bool = switch(True)  # mirror every other picture
     augment: float = share(0.0)  # chance of each change of augment.py; needs model.augment_dim 5
-    ema: tuple[HalfLife, ...] = Field((0.05,), min_length=1, description=(
+    ema: tuple[HalfLife, ...] = Field(default=(0.05,), min_length=1, description=(
         "half-lives between 0 and 1, shares of the run so far, as (0.05,)"))
     seed: int = whole(0, 0)
     precision: str = one_of("auto", ("auto", "float32", "bf16"))  # auto: what a short probe prefers
     compile: bool = switch(False)  # torch.compile: pays on a GPU, in long runs
-    device: str = Field("auto", description="auto, cpu, mps, cuda or cuda:N")
+    device: str = Field(default="auto", description="auto, cpu, mps, cuda or cuda:N")
     save_every: int = whole(500, 1)  # steps between checkpoints (only if the run has a folder)
     keep_checkpoints: int = whole(2, 1)  # the newest
     log_every: int = whole(10, 1)  # steps between rows of log.csv
@@ -150,14 +150,18 @@ class DiffusionConfig(Settings):
 
 def fields_of(settings: type) -> dict[str, Any]:
     """A frozen dataclass's fields, as pydantic wants them."""
-    return {field.name: (field.type, field.default) for field in dataclasses.fields(settings)}
+    found = {}
+    for field in dataclasses.fields(settings):
+        kind: Any = field.type
+        found[field.name] = kind | None if field.default is None else kind, field.default
+    return found
 
 
-ModelConfig = create_model(
+ModelConfig: Any = create_model(
     "ModelConfig", __base__=Settings, __doc__="The network: the fields of UNetConfig.",
     **fields_of(UNetConfig),
 )
-AutoencoderModelConfig = create_model(
+AutoencoderModelConfig: Any = create_model(
     "AutoencoderModelConfig", __base__=Settings, __doc__="The fields of AutoencoderConfig.",
     **fields_of(AutoencoderConfig),
 )
@@ -202,7 +206,7 @@ class AutoencoderRun(Settings):
     train: TrainConfig = Field(TrainConfig(), description="settings, as {steps: 2000}")
 
 
-KINDS = {"diffusion": RunConfig, "autoencoder": AutoencoderRun}
+KINDS: dict[str, Any] = {"diffusion": RunConfig, "autoencoder": AutoencoderRun}
 
 
 def kind_of(config: dict) -> type[RunConfig] | type[AutoencoderRun]:
@@ -240,7 +244,7 @@ def override(config: dict, setting: str, value: Any) -> dict:
     """
     part, _, name = setting.partition(".")
     name = RENAMED.get(name, name)
-    types = {}
+    types: dict[str, Any] = {}
     for key, field in kind_of(config).model_fields.items():
         inner = getattr(field.annotation, "model_fields", None) or {"": field}
         types |= {f"{key}.{below}".rstrip("."): each.annotation for below, each in inner.items()}

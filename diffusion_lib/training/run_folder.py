@@ -129,7 +129,7 @@ class CsvLog:
             }
         )
         self.file.flush()
-        self.last = row["step"]
+        self.last = int(row["step"])
 
 
 def fingerprint(images: Tensor) -> str:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, diffusion: GaussianDiffusion | None, data: object,
+        self, model: nn.Module, diffusion: GaussianDiffusion | None, data: Any,
         config: TrainConfig | None = None, *, out: str | Path | None = None,
         callbacks: Sequence[Callable[["Trainer"], None]] = (),
         notes: Mapping[str, str] | None = None, autoencoder: Autoencoder | None = None,
@@ -66,7 +67,7 @@ class Trainer:
         )
         self.notes, self.autoencoder = dict(notes or {}), autoencoder
         images = data if isinstance(data, Tensor) else data.images
-        labels = None if isinstance(data, Tensor) else getattr(data, "labels", None)
+        labels: Any = None if isinstance(data, Tensor) else getattr(data, "labels", None)
         check_fit(images, labels, model)
         self.ranks = Ranks(config.device)
         check_run(config, model, self.ranks.count)
@@ -98,7 +99,8 @@ class Trainer:
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.meter = Meter(T, self.ranks)
-        self.step, self.saved, self.losses = 0, -1, []  # saved: the step of the last checkpoint
+        self.step, self.saved = 0, -1  # saved: the step of the last checkpoint
+        self.losses: list[float] = []
         self.origin: dict | None = None  # the whole config, kept in checkpoints
 
     @property
@@ -146,6 +148,7 @@ class Trainer:
     def loss(self, batch: Batch) -> Tensor:
         """Losses (B,) of the pictures of a batch, or of a slice of it."""
         x_0, network, labels = self.pictures(batch), self.network, None
+        diffusion: Any = self.diffusion
         if getattr(self.model, "augment_dim", 0):
             x_0, told = augment(x_0, batch.moves.to(self.device), self.config.augment)
             network = functools.partial(network, augment=told)
@@ -156,7 +159,7 @@ class Trainer:
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
             return noise_prediction_loss(
-                self.diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
+                diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
                 weighting=self.config.weighting, gamma=self.config.gamma, reduction="none",
             )
 
@@ -307,6 +310,12 @@ class Trainer:
             told["autoencoder"] = dict(self.autoencoder.source)
         return told
 
+    def folder(self) -> Path:
+        """The run folder. Raises ValueError for a run that has none."""
+        if self.out is None:
+            raise ValueError("this run has no folder to write to; make it with Trainer(…, out=DIR)")
+        return self.out
+
     def optimizer_state(self) -> dict:
         """What is saved of the optimizer."""
         return self.optimizer.state_dict()
@@ -327,7 +336,7 @@ class Trainer:
             "step": self.step, "config": self.origin, **self.described(), "data": data,
             "train": self.config.model_dump(mode="json"), "precision": self.precision,
         }
-        folder = self.out / "checkpoints" / (name or f"step_{self.step:08d}")
+        folder = self.folder() / "checkpoints" / (name or f"step_{self.step:08d}")
         save_checkpoint(folder, self._weights(), self.optimizer_state(), state)
         self.saved = self.step if name is None else self.saved
         for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep_checkpoints]:
@@ -360,7 +369,7 @@ class Trainer:
             load_weights(ema.model, weights[name], folder)
         # else it shall change: begin with an empty one
         if state["train"]["optimizer"] == self.config.optimizer:
-            self.load_more(weights, optimizer, folder)
+            self.load_more(weights, optimizer or {}, folder)
         self.step = state["step"]
         if self.config.precision == "auto":  # else what is asked for wins
             self.precision = state["precision"]
@@ -420,13 +429,10 @@ def average_files(saved: Sequence[float], wanted: Sequence[float]) -> list[str]:
     return [f"ema_{list(saved).index(half_life)}" for half_life in wanted]
 
 
-def plain_config(model: nn.Module) -> dict:
+def plain_config(model: Any) -> dict:
     """The settings a network was built from, as JSON holds them."""
-    return (
-        dataclasses.asdict(model.config)
-        if dataclasses.is_dataclass(model.config)
-        else dict(model.config)
-    )
+    config: Any = model.config
+    return dict(config) if isinstance(config, Mapping) else dataclasses.asdict(config)
 
 
 def _plain(value: object) -> object:

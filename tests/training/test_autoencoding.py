@@ -7,8 +7,20 @@ import pytest
 import torch
 
 from diffusion_lib import (
-    Autoencoder, AutoencoderTrainer, GaussianDiffusion, TrainConfig, Trainer, UNet, encode_set,
-    load_autoencoder, load_classifier, load_data, load_model, make_betas, sample, to_float,
+    Autoencoder,
+    AutoencoderTrainer,
+    GaussianDiffusion,
+    TrainConfig,
+    Trainer,
+    UNet,
+    encode_set,
+    load_autoencoder,
+    load_classifier,
+    load_data,
+    load_model,
+    make_betas,
+    sample,
+    to_float,
 )
 from diffusion_lib.__main__ import main
 from diffusion_lib.training.autoencoding import distances, multiscale_l1
