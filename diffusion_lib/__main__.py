@@ -400,7 +400,7 @@ def evaluate(a: Namespace) -> None:
     """Measure samples of a model against real pictures."""
     from .measuring.classifier import CLASSES
     from .measuring.report import real_pictures
-    from .saving.files import whole
+    from .saving.pretrained import is_autoencoder
 
     if a.n < 20:
         raise ValueError(f"--n is {a.n}; intervals need at least 20 samples, better 1,000")
@@ -408,6 +408,11 @@ def evaluate(a: Namespace) -> None:
         raise ValueError(f"--called {a.called!r}: the classifier knows {', '.join(CLASSES)}")
     if a.json:
         check_file(Path(a.json), "--json")
+    if is_autoencoder(a.checkpoint):
+        measures, told = evaluate_autoencoder(a)
+        write_json(a, {"checkpoint": a.checkpoint, **told}, measures)
+        return print(f"{a.checkpoint}: {told['pictures']} pictures of {told['data']}, encoded and "
+                     "decoded", *measures, sep="\n")
     judge, wanted = lib.load_classifier(*filter(None, [a.judge])), CLASSES.index(a.called)
     trained, network = prepare(a)
     if a.data.startswith("reference:"):
@@ -421,17 +426,37 @@ def evaluate(a: Namespace) -> None:
     samples, asked = draw(a, network, trained.diffusion), network is not trained.model
     control = draw(a, trained.model, trained.diffusion) if asked else None
     measures = lib.evaluate(samples, reference, n=a.n, judge=judge, label=wanted, control=control)
-    if a.json:  # before the words: nothing computed is lost
-        kept = ("checkpoint", "sampler", "steps", "spacing", "seed")
-        told = {name: getattr(a, name) for name in kept}
-        told |= {"reference": reference.name, "features": reference.features, "judge": judge.card,
-                 "controls": reference.verdicts, "measures": [each._asdict() for each in measures]}
-        with whole(a.json) as temporary:
-            temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    kept = ("checkpoint", "sampler", "steps", "spacing", "seed", "guidance", "autoguidance")
+    told = {name: getattr(a, name) for name in kept}
+    told |= {"guide": guide_of(a, trained), "reference": reference.name,
+             "features": reference.features, "judge": judge.card, "controls": reference.verdicts}
+    write_json(a, told, measures)
     print(f"{a.n} samples of {a.checkpoint}, seeds from {a.seed}, {a.sampler}, {a.steps} steps; "
           f"reference {reference.name}: {len(reference.train)} pictures, {len(reference.held_out)} "
           f"held out; features: {reference.features}")
     print(*measures, sep="\n")
+
+
+def evaluate_autoencoder(a: Namespace) -> tuple[list, dict]:
+    """What an autoencoder keeps of held-out pictures, and of which."""
+    from .measuring.reconstruction import reconstruction
+    from .measuring.report import held_out_of
+
+    autoencoder, held_out = lib.load_autoencoder(a.checkpoint), held_out_of(a.data, a.held_out)
+    pictures = lib.load_data(held_out, autoencoder.image_size,
+                             channels=autoencoder.in_channels).images
+    n = min(a.n, len(pictures))
+    return reconstruction(autoencoder, pictures, n=n), {"data": held_out, "pictures": n}
+
+
+def write_json(a: Namespace, told: dict, measures: Sequence) -> None:
+    """The `--json` file, before any word is printed: nothing computed is lost."""
+    from .saving.files import whole
+
+    if a.json:
+        told = {**told, "measures": [each._asdict() for each in measures]}
+        with whole(a.json) as temporary:
+            temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def export(a: Namespace) -> None:

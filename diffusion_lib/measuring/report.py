@@ -149,14 +149,7 @@ def real_pictures(
     belongs to `folder:PATH#train`, and a folder .../test/... to .../train/.... Raises ValueError
     where there is neither: a floor measured on the training pictures would be none.
     """
-    folder = Path(data.removeprefix("folder:")).expanduser() if data.startswith("folder:") else None
-    if held_out is None and folder and data.endswith("#train"):
-        held_out = data.removesuffix("train") + "held_out"
-    elif held_out is None and folder and (beside := held_out_beside(folder)):
-        held_out = f"folder:{beside}"
-    elif held_out is None:
-        raise ValueError(f"there are no held-out pictures beside {data}; name some with --held-out "
-                         "(or use folder:PATH#train)")
+    held_out = held_out_of(data, held_out)
 
     def load(spec: str) -> Tensor:
         return load_data(spec, size, channels=channels).images
@@ -165,6 +158,19 @@ def real_pictures(
     if held_out.startswith("folder:") and own.parent.name == "test":  # CIFAR-10's other classes
         others = [load(f"folder:{each}") for each in class_folders(own.parent) if each != own]
     return load(data), load(held_out), torch.cat(others) if others else None
+
+
+def held_out_of(data: str, held_out: str | None) -> str:
+    """The source of the held-out pictures that belong to `data`. Raises as `real_pictures`."""
+    folder = Path(data.removeprefix("folder:")).expanduser() if data.startswith("folder:") else None
+    if held_out is None and folder and data.endswith("#train"):
+        held_out = data.removesuffix("train") + "held_out"
+    elif held_out is None and folder and (beside := held_out_beside(folder)):
+        held_out = f"folder:{beside}"
+    elif held_out is None:
+        raise ValueError(f"there are no held-out pictures beside {data}; name some with --held-out "
+                         "(or use folder:PATH#train)")
+    return held_out
 
 
 def in_colour(pictures: Tensor) -> Tensor:

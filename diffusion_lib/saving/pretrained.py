@@ -97,6 +97,15 @@ def load_autoencoder(checkpoint: str | Path) -> Autoencoder:
     return model
 
 
+def is_autoencoder(checkpoint: str | Path) -> bool:
+    """Whether a name or a path is that of an autoencoder; False for what cannot be read."""
+    try:
+        load_autoencoder(checkpoint)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
 def its_autoencoder(told: dict, source: object) -> Autoencoder | None:
     """The autoencoder that a card or a state names. Raises ValueError, one line, if it is not at
     hand or not the same any more.

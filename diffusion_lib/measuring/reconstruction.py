@@ -1,0 +1,69 @@
+"""How much of a picture an autoencoder keeps: what `evaluate` says of one."""
+
+import importlib.util
+import math
+
+import torch
+from torch import Tensor
+
+from ..core.autoencoder import Autoencoder
+from ..data.sources import in_batches, to_float, to_uint8
+from .metrics import Measure, check_pictures
+
+PERIODS = (2, 4, 8)  # pixels after which a decoder's grid would repeat: its three doublings
+
+
+def reconstruction(autoencoder: Autoencoder, pictures: Tensor, *, n: int) -> list[Measure]:
+    """Measures of n uint8 pictures (N, C, H, W), best held-out ones, encoded and decoded.
+
+    PSNR; a grid, if there is one; the share in which a face is found, where OpenCV is installed.
+    The floors are those of the pictures themselves. Raises ValueError for unusable pictures.
+    """
+    pictures = to_uint8(check_pictures(pictures, n))
+    decoded = to_uint8(in_batches(autoencoder.to("cpu"), pictures, 32))
+    measures = [psnr(decoded, pictures)]
+    for period in PERIODS:
+        measures.append(grid(decoded, pictures, period))
+    if importlib.util.find_spec("cv2"):
+        from .catface import face_share, found
+
+        measures.append(face_share(decoded, n=n, floor=found(pictures).double().mean().item()))
+    return measures
+
+
+def psnr(decoded: Tensor, pictures: Tensor) -> Measure:
+    """Peak signal to noise ratio in decibels, 10 log₁₀ (255² / mean squared error): the mean over
+    pictures, with the interval of that mean.
+    """
+    squares = (decoded.double() - pictures.double()).square().mean((1, 2, 3))
+    values = 10 * torch.log10(255**2 / squares.clamp(min=1e-3))
+    mean, n = float(values.mean()), len(values)
+    error = 1.96 * float(values.std()) / math.sqrt(n)
+    return Measure("PSNR (dB; more is better)", mean, mean - error, mean + error, n)
+
+
+def grid(decoded: Tensor, pictures: Tensor, period: int) -> Measure:
+    """How far waves of exactly `period` pixels stand out from their neighbours, in decibels.
+
+    A decoder that paints a pattern of its own shows here; photographs are near 0. The interval is
+    that of halves of the pictures.
+    """
+    value, real = stands_out(decoded, period), stands_out(pictures, period)
+    halves = [stands_out(part, period) for part in decoded.chunk(2)]
+    name = f"grid of {period} px (dB over neighbours)"
+    return Measure(name, value, min(halves), max(halves), len(decoded), real)
+
+
+def stands_out(pictures: Tensor, period: int, reach: int = 3) -> float:
+    """Power of upright and level waves of this period against the mean of `reach` frequencies on
+    either side, in decibels.
+    """
+    size = pictures.shape[-1]
+    grey = to_float(pictures).mean(1)
+    waves = torch.fft.fft2(grey * torch.hann_window(size) * torch.hann_window(size)[:, None])
+    power = waves.abs().square().mean(0)
+    lines = (power[:, 0] + power[0, :])[: size // 2 + 1]
+    at = size // period
+    near = [i for i in range(at - reach - 1, at + reach + 2)
+            if abs(i - at) > 1 and 0 < i < len(lines)]  # the window spreads a wave over 3
+    return float(10 * torch.log10(lines[at] / lines[near].log().mean().exp()))
