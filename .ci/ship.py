@@ -2,6 +2,8 @@
 register.
 
     python .ci/ship.py runs/cats32 cats32
+    python .ci/ship.py runs/catfaces_autoencoder catfaces_autoencoder    before the models that
+    python .ci/ship.py runs/catfaces128 catfaces128                      draw its latents
 """
 
 import dataclasses
@@ -13,10 +15,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion_lib.saving import pretrained
+from diffusion_lib.saving.checkpoint import newest_checkpoint, read_state
 from diffusion_lib.saving.files import sha256, whole
 from diffusion_lib.training.run_folder import CsvLog
 
@@ -25,8 +29,9 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
     """What a shipped model tells about itself: data, settings, work, machine, its thinned log.
 
     run: the run folder. What lies in it as trials.json (the short trials that chose the settings),
-    report.json (what `evaluate --json` wrote) and independent.json (the same with --judge) goes in
-    too. state: its checkpoint's.
+    report.json (what `evaluate --json` wrote), independent.json (the same with --judge or other
+    features), terms.json (the data's licence) and guide.json (its guide, and the best scale) goes
+    in too. state: its checkpoint's.
     """
     run = Path(run)
     log = list(CsvLog.read(run / "log.csv"))
@@ -42,7 +47,6 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
         thinned[name] = [round(sum(rows) / len(rows), 5) if rows else None for rows in values]
     told = {
         "data": state["data"], "init": (state.get("config") or {}).get("init", ""),
-        "schedule": "see diffusion.betas",
         "train": settings, "precision": state["precision"],
         "steps": state["step"], "images_seen": state["step"] * settings["batch_size"],
         "seconds": round(float(log[-1]["seconds"])),
@@ -50,23 +54,26 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
                    f"torch {torch.__version__}",
         "weights": "the last average (EMA), stored in float16", "log": thinned,
     }
-    for name in ("trials", "report", "independent"):
+    if "diffusion" in state:
+        told["schedule"] = "see diffusion.betas"
+    if "loss" in state:
+        told["loss"] = state["loss"]
+    for name in ("trials", "report", "independent", "terms", "guide"):
         if (run / f"{name}.json").exists():
             told[name] = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
     return told
 
 
-def ship(name: str, loaded: pretrained.Pretrained, card: dict) -> Path:
+def ship(name: str, model: nn.Module, card: dict) -> Path:
     """Add a model to the shipped ones: float16 weights, a card (JSON), and its sha256 in the
     register.
     """
     path = pretrained.WEIGHTS / f"{name}.safetensors"
-    state = loaded.model.state_dict().items()
+    state = model.state_dict().items()
     with whole(path) as temporary:
         save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state},
                   temporary)
-    full = {**card, "model": dataclasses.asdict(loaded.model.config),
-            "diffusion": loaded.diffusion.state_dict()}
+    full = {**card, "model": dataclasses.asdict(model.config)}
     text = json.dumps(full, indent=1)
     text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()),
                   text)  # rows of numbers in one line
@@ -80,5 +87,18 @@ def ship(name: str, loaded: pretrained.Pretrained, card: dict) -> Path:
 
 if __name__ == "__main__":
     run, name = sys.argv[1:]
-    loaded = pretrained.load_model(run)
-    print(f"written to {ship(name, loaded, card(run, loaded.info))}")
+    if pretrained.is_autoencoder(run):
+        model = pretrained.load_autoencoder(run)
+        state = read_state(newest_checkpoint(run))
+        more = {"latents": {"mean": model.latent_mean.tolist(), "std": model.latent_std.tolist()}}
+    else:
+        model, diffusion, state = loaded = pretrained.load_model(run)
+        more = {"diffusion": diffusion.state_dict()}
+        if autoencoder := loaded.autoencoder:  # known by the name that it ships under
+            known = {pretrained.load_autoencoder(each).source["sha256"]: each
+                     for each in pretrained.shipped_models() if pretrained.is_autoencoder(each)}
+            mark = autoencoder.source["sha256"]
+            if mark not in known:
+                sys.exit("its autoencoder does not ship: ship that one first")
+            more["autoencoder"] = {"name": known[mark], "sha256": mark}
+    print(f"written to {ship(name, model, {**card(run, state), **more})}")

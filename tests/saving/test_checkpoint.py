@@ -29,7 +29,7 @@ from diffusion_lib.saving.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from diffusion_lib.saving.pretrained import Pretrained, load_model, start_from
+from diffusion_lib.saving.pretrained import load_model, start_from
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / ".ci"))
@@ -437,8 +437,9 @@ def test_ship_and_load_again(register: Path, refuses) -> None:
     with refuses(ValueError, "'mine'", "there are none"):
         pretrained.load_pretrained("mine")
     model, diffusion = tiny_unet(5), GaussianDiffusion(cosine_beta_schedule(20), prediction="v")
-    path = ship("mine", Pretrained(model, diffusion, {}), {"data": "twelve squares", "steps": 3})
-    ship("other", Pretrained(tiny_unet(6), diffusion, {}), {})
+    process = {"diffusion": diffusion.state_dict()}
+    path = ship("mine", model, {"data": "twelve squares", "steps": 3, **process})
+    ship("other", tiny_unet(6), process)
     assert pretrained.shipped_models() == ["mine", "other"]
     half = model.to(torch.float64).state_dict()
     for load in (pretrained.load_pretrained, load_model):
@@ -455,8 +456,7 @@ def test_ship_and_load_again(register: Path, refuses) -> None:
 
 
 def test_a_changed_or_missing_shipped_file(register: Path, refuses) -> None:
-    path = ship("mine", Pretrained(tiny_unet(), GaussianDiffusion(cosine_beta_schedule(20)), {}),
-                {})
+    path = ship("mine", tiny_unet(), {})
     path.write_bytes(path.read_bytes()[:-2] + b"\0\1")
     with refuses(ValueError, "mine.safetensors", "differs from the register",
                  "install the library again"):
