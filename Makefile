@@ -38,15 +38,15 @@ lint: setup
 	@$(VENV)/python -m mypy
 
 test-lib: setup
-	@$(VENV)/python -m pytest -q --cov=diffusion_lib --cov-report=term:skip-covered tests
+	@$(VENV)/python -m pytest -q -n auto --dist loadfile --cov=diffusion_lib --cov-report=term:skip-covered tests
 
 test-notebooks: setup
 	@$(VENV)/python -m pytest -q $(NBVAL) notebooks
 
-# what may look at data/: the tests of data and of the command line, and every notebook
+# what may look at data/: the tests of data and of the command line, and the notebooks that name a folder
 test-with-data: setup
 	@$(VENV)/python -m pytest -q tests/data tests/test_cli.py
-	@$(VENV)/python -m pytest -q $(NBVAL) notebooks
+	@$(VENV)/python -m pytest -q $(NBVAL) $$(grep -lE 'data/|folder:' notebooks/*.ipynb)
 
 test-browser: setup
 	@$(PYTHON) .ci/setup_env.py browser

@@ -6,6 +6,7 @@ means and covariances, verdicts), never pictures. Notebooks 06 and 07 and `evalu
 reference:cats32` read them.
 
     python .ci/make_references.py real        after the classifier has changed (minutes)
+    python .ci/make_references.py real catfaces128        one of them
     python .ci/make_references.py samples runs/cats32     after cats32 has changed (five minutes)
 """
 
@@ -25,11 +26,13 @@ from diffusion_lib.data.sources import in_batches
 from diffusion_lib.measuring.classifier import Classifier, load_classifier
 from diffusion_lib.measuring.report import SHIPPED, Reference, real_pictures
 
-REAL = {
-    "cats32": ("folder:data/cifar10/train/cat", 32),
-    "cats128_resized": ("folder:data/cifar10/train/cat", 128),
-    "cats128": ("folder:data/cats128#train", 128),
+REAL = {  # name -> (data, size, features)
+    "cats32": ("folder:data/cifar10/train/cat", 32, "classifier"),
+    "cats128_resized": ("folder:data/cifar10/train/cat", 128, "classifier"),
+    "cats128": ("folder:data/cats128#train", 128, "classifier"),
+    "catfaces128": ("folder:data/catfaces128#train", 128, "catface"),
 }
+SOME = {"cats128_resized": 500, "catfaces128": 2000}  # rows that are kept: enough, and small
 SAMPLES = {  # name -> (sampler, steps, weights, how many)
     "ema": ("dpm_solver_pp", 20, "ema", 1200), "raw": ("dpm_solver_pp", 20, "model", 300),
     "evaluations_5": ("dpm_solver_pp", 5, "ema", 300),
@@ -49,12 +52,13 @@ def random_network() -> Classifier:
     return Classifier().eval()
 
 
-def real() -> None:
-    for name, (data, size) in REAL.items():
+def real(*names: str) -> None:
+    for name in names or REAL:
+        data, size, features = REAL[name]
         train, held_out, others = real_pictures(data, None, size)
-        made = Reference.of(train, held_out, others, name=data)
-        if name == "cats128_resized":  # the photographs of cats32, once more
-            made = made._replace(train=made.train[:500], held_out=made.held_out[:500])
+        made = Reference.of(train, held_out, others, name=data, features=features)
+        some = SOME.get(name)
+        made = made._replace(train=made.train[:some], held_out=made.held_out[:some])
         made.save(SHIPPED / name)
         print(name, len(train), len(held_out), made.verdicts, flush=True)
         if name == "cats32":
@@ -80,4 +84,4 @@ def samples(run: str) -> None:
 
 
 if __name__ == "__main__":
-    {"real": real, "samples": lambda: samples(sys.argv[2])}[sys.argv[1]]()
+    {"real": real, "samples": samples}[sys.argv[1]](*sys.argv[2:])
