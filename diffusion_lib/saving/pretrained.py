@@ -54,10 +54,7 @@ def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
     if not (path / "state.json").exists():
         path = newest_checkpoint(path) or path
     state = read_state(path)
-    if "diffusion" not in state and "latent_channels" in state.get("model", {}):
-        raise ValueError(f"{checkpoint} is an autoencoder: it turns pictures into latents and "
-                         "back, and draws nothing by itself; train a model with --autoencoder "
-                         f"{checkpoint}")
+    check_draws(state, checkpoint)
     if missing := [part for part in ("model", "diffusion") if part not in state]:
         raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; "
                          "use a checkpoint that Trainer.save() wrote")
@@ -121,6 +118,13 @@ def its_autoencoder(told: dict, source: object) -> Autoencoder | None:
         raise ValueError(f"{source} draws latents of another autoencoder than {told['name']} is "
                          "now (its weights differ); put back the one it was trained with")
     return found
+
+
+def check_draws(told: dict, name: object) -> None:
+    """Raises ValueError for the state or the card of an autoencoder."""
+    if "diffusion" not in told and "latent_channels" in told.get("model", {}):
+        raise ValueError(f"{name} is an autoencoder: it turns pictures into latents and back, and "
+                         f"draws nothing by itself; train a model with --autoencoder {name}")
 
 
 def check_path(path: Path) -> None:
@@ -208,6 +212,7 @@ def load_pretrained(name: str) -> Pretrained:
     Raises ValueError for an unknown name (listing the known ones) or a file that differs.
     """
     card, weights = _shipped(name)
+    check_draws(card, name)
     return _rebuild(card["model"], card["diffusion"], weights, f"the shipped {name}", card)
 
 
