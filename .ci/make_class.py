@@ -1,8 +1,10 @@
-"""Copies of the notebooks for a class: `make class`, or `python .ci/make_class.py [NOTEBOOKS] [CLASS]`.
+"""Copies of the notebooks for a class: `make class`, or `python .ci/make_class.py [NOTEBOOKS]
+[CLASS]`.
 
-class/student/ has the exercises without their solutions and without the checkers' outputs, class/instructor/ has all.
-class/figures/ holds the pictures that the notebooks link to, so `../figures/…` works from both. Nothing is written
-unless every notebook is whole; copies of the same name are overwritten.
+class/student/ has the exercises without their solutions and without the checkers' outputs,
+class/instructor/ has all. class/figures/ holds the pictures that the notebooks link to, so
+`../figures/…` works from both. Nothing is written unless every notebook is whole; copies of the
+same name are overwritten.
 """
 
 import copy
@@ -32,11 +34,16 @@ def is_solution(cell: dict) -> bool:
 
 
 def is_stub(cell: dict) -> bool:
-    return cell["cell_type"] == "code" and re.search(r"^check\(", source(cell), re.MULTILINE) is not None
+    return (
+        cell["cell_type"] == "code"
+        and re.search(r"^check\(", source(cell), re.MULTILINE) is not None
+    )
 
 
 def load(path: Path) -> dict:
-    """A notebook as it lies in its file. Raises Broken if it cannot be read, or an exercise and its solution do not match."""
+    """A notebook as it lies in its file. Raises Broken if it cannot be read, or an exercise and its
+    solution do not match.
+    """
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         nbformat.validate(notebook)
@@ -44,14 +51,20 @@ def load(path: Path) -> dict:
         raise Broken(f"{path.name} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:150]
-        raise Broken(f"{path.name} is no valid notebook ({reason}); restore it with git checkout") from error
+        raise Broken(
+            f"{path.name} is no valid notebook ({reason}); restore it with git checkout"
+        ) from error
     cells = notebook["cells"]
     for i, cell in enumerate(cells):
         follows = i + 1 < len(cells) and is_solution(cells[i + 1])
         if is_stub(cell) and not follows:
-            raise Broken(f'{path.name}: the exercise "{source(cell).splitlines()[-1]}" has no solution right after it')
+            raise Broken(
+                f'{path.name}: the exercise "{source(cell).splitlines()[-1]}" has no solution right after it'
+            )
         if is_solution(cell) and not (i and is_stub(cells[i - 1])):
-            raise Broken(f"{path.name}: solution number {sum(map(is_solution, cells[:i + 1]))} does not follow an exercise")
+            raise Broken(
+                f"{path.name}: solution number {sum(map(is_solution, cells[: i + 1]))} does not follow an exercise"
+            )
     return notebook
 
 
@@ -65,27 +78,37 @@ def for_students(notebook: dict) -> dict:
 
 
 def linked_files(path: Path, notebook: dict) -> set[Path]:
-    """The pictures outside the notebooks' folder that a notebook links to. Raises Broken for a link that leads nowhere."""
+    """The pictures outside the notebooks' folder that a notebook links to. Raises Broken for a link
+    that leads nowhere.
+    """
     found = set()
     for cell in notebook["cells"]:
-        for link in (a or b for a, b in LINK.findall(source(cell)) if cell["cell_type"] == "markdown"):
+        for link in (
+            a or b for a, b in LINK.findall(source(cell)) if cell["cell_type"] == "markdown"
+        ):
             if "://" in link or link.startswith(("data:", "mailto:", "attachment:")):
                 continue
             target = path.parent / link
             if not target.is_file():
-                raise Broken(f"{path.name} links to {link}, which is missing; restore it with git checkout")
+                raise Broken(
+                    f"{path.name} links to {link}, which is missing; restore it with git checkout"
+                )
             if link.startswith("../"):
                 found.add(Path(link[3:]))
     return found
 
 
 def make_class(notebooks: Path, out: Path) -> list[str]:
-    """Write the copies; returns the notebooks' names. Raises Broken, with nothing written, if one is missing or broken."""
+    """Write the copies; returns the notebooks' names. Raises Broken, with nothing written, if one
+    is missing or broken.
+    """
     paths = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
     numbers = [int(path.name[:2]) for path in paths]
     missing = sorted(set(range(1, max(numbers, default=1) + 1)) - set(numbers))
     if missing:
-        raise Broken(f"notebook {missing[0]:02d} is missing in {notebooks}; restore it with git checkout")
+        raise Broken(
+            f"notebook {missing[0]:02d} is missing in {notebooks}; restore it with git checkout"
+        )
     loaded = {path: load(path) for path in paths}
     figures = set().union(*(linked_files(path, notebook) for path, notebook in loaded.items()))
     for folder, change in (("student", for_students), ("instructor", copy.copy)):
@@ -101,16 +124,24 @@ def make_class(notebooks: Path, out: Path) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     notebooks, out = (Path(a) for a in [*arguments, *["", ""]][:2])
-    notebooks, out = (notebooks if arguments else ROOT / "notebooks"), (out if len(arguments) > 1 else ROOT / "class")
+    notebooks, out = (
+        (notebooks if arguments else ROOT / "notebooks"),
+        (out if len(arguments) > 1 else ROOT / "class"),
+    )
     try:
         names = make_class(notebooks, out)
     except Broken as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: cannot write {error.filename or out} ({error.strerror}); free some room, or give another folder", file=sys.stderr)
+        print(
+            f"error: cannot write {error.filename or out} ({error.strerror}); free some room, or give another folder",
+            file=sys.stderr,
+        )
         return 2
-    print(f"{len(names)} notebooks in {out / 'student'} (without solutions) and {out / 'instructor'} (with them)")
+    print(
+        f"{len(names)} notebooks in {out / 'student'} (without solutions) and {out / 'instructor'} (with them)"
+    )
     return 0
 
 

@@ -1,9 +1,9 @@
-"""A kernel's messages reach the browser at once: for `jupyter lab` with .ci on the PYTHONPATH and the option
---ServerApp.kernel_websocket_connection_class=quick_socket.QuickConnection.
+"""A kernel's messages reach the browser at once: for `jupyter lab` with .ci on the PYTHONPATH and
+the option --ServerApp.kernel_websocket_connection_class=quick_socket.QuickConnection.
 
-Jupyter's server leaves Nagle's algorithm on: a small packet waits until the browser has acknowledged the one before, which Linux
-puts off for up to 40 ms. On one and the same machine that is half of a live slider's delay (tests/benchmarks/slider_latency.py
-measures both ways).
+Jupyter's server leaves Nagle's algorithm on: a small packet waits until the browser has
+acknowledged the one before, which Linux puts off for up to 40 ms. On one and the same machine that
+is half of a live slider's delay (tests/benchmarks/slider_latency.py measures both ways).
 """
 
 from typing import Any

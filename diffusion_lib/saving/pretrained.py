@@ -72,7 +72,7 @@ def _weights(path: Path, state: dict, which: str) -> dict[str, Tensor]:
 def load_autoencoder(checkpoint: str | Path) -> Autoencoder:
     """A trained autoencoder by its run folder, a checkpoint in it, or the name of a shipped one.
 
-    Its `source` tells where it came from. Raises FileNotFoundError if there is nothing there,
+    `card` holds its card or its checkpoint's state, `source` where it came from. Raises FileNotFoundError if there is nothing there,
     ValueError for what is no autoencoder.
     """
     path = Path(checkpoint)
@@ -90,6 +90,7 @@ def load_autoencoder(checkpoint: str | Path) -> Autoencoder:
     model = Autoencoder(**card["model"])
     load_weights(model, {key: value.float() for key, value in weights.items()}, checkpoint)
     quicken(model.eval().requires_grad_(False))
+    model.card = card
     model.source = {"name": str(checkpoint), "sha256": fingerprint_of(model)}
     return model
 

@@ -1,7 +1,8 @@
 """How good after so many minutes? Our engine and recipe, diffusers' with its training example's
 defaults, and the original student's.
 
-    .venv/bin/python tests/benchmarks/time_to_quality.py --minutes 10 --n 200        (with data/cifar10 unpacked)
+    .venv/bin/python tests/benchmarks/time_to_quality.py --minutes 10 --n 200        (with
+    data/cifar10 unpacked)
 
 The contenders train in turn, a slice of time each, on the same cores and the same 5,000 cats at 32
 px, until each has had its minutes; ours runs twice, with the whole time and with three tenths of

@@ -1,9 +1,12 @@
-"""Forward and backward of our UNet against diffusers.UNet2DModel with the same weights, alternating in one run.
+"""Forward and backward of our UNet against diffusers.UNet2DModel with the same weights, alternating
+in one run.
 
     python tests/benchmarks/unet_step.py [--channels 32] [--batch 64] [--threads 2] [--rounds 5]
 
-Prints images per second (the median over the rounds) and the ratio ours / diffusers (the median of the rounds' own
-ratios, so that another program's load falls on both). channels_last is what training may choose by its probe.
+Prints images per second (the median over the rounds) and the ratio ours / diffusers (the median of
+the rounds' own
+ratios, so that another program's load falls on both). channels_last is what training may choose by
+its probe.
 """
 
 import argparse
@@ -34,7 +37,9 @@ def seconds(network: nn.Module, x: Tensor, t: Tensor, bf16: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
@@ -46,7 +51,8 @@ def main() -> None:
     torch.manual_seed(0)
 
     ours = UNet(image_size=arguments.size, channels=arguments.channels)
-    for parameter in ours.parameters():  # the zeros that it starts with could be cheaper than numbers
+    # the zeros that it starts with could be cheaper than numbers
+    for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.05)
     theirs = to_diffusers_unet(ours).to(arguments.device)
     ours = ours.to(arguments.device)
@@ -54,11 +60,17 @@ def main() -> None:
     t = torch.randint(0, 1000, (arguments.batch,), device=arguments.device)
     with torch.no_grad():
         difference = (ours(x[:4], t[:4]) - theirs(x[:4], t[:4]).sample).abs().max().item()
-    print(f"torch {torch.__version__}, {arguments.device}, {arguments.threads} threads; {arguments.size} px, "
-          f"{arguments.channels} channels, {sum(p.numel() for p in ours.parameters()) / 1e6:.1f} M weights, "
-          f"batch {arguments.batch}; largest difference of the outputs {difference:.1e}")  # fmt: skip
+    print(
+        f"torch {torch.__version__}, {arguments.device}, {arguments.threads} threads; {arguments.size} px, "
+        f"{arguments.channels} channels, {sum(p.numel() for p in ours.parameters()) / 1e6:.1f} M weights, "
+        # fmt: skip
+        f"batch {arguments.batch}; largest difference of the outputs {difference:.1e}"
+    )
     print(f"{'':24}{'ours':>12}{'diffusers':>12}{'ratio':>8}")
-    for layout, memory_format in (("", torch.contiguous_format), (" channels_last", torch.channels_last)):
+    for layout, memory_format in (
+        ("", torch.contiguous_format),
+        (" channels_last", torch.channels_last),
+    ):
         ours, theirs, x = (item.to(memory_format=memory_format) for item in (ours, theirs, x))
         for bf16 in (False, True):
             times: list[tuple[float, float]] = []

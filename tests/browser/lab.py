@@ -1,6 +1,8 @@
-"""A notebook in JupyterLab in headless Chromium: opened, run, its sliders moved as a hand moves them, pictures compared.
+"""A notebook in JupyterLab in headless Chromium: opened, run, its sliders moved as a hand moves
+them, pictures compared.
 
-Used by walk.py, test_browser.py and tests/benchmarks/slider_latency.py. Nothing is ever saved: the notebook's file stays as it is.
+Used by walk.py, test_browser.py and tests/benchmarks/slider_latency.py. Nothing is ever saved: the
+notebook's file stays as it is.
 """
 
 import contextlib
@@ -25,17 +27,31 @@ from playwright.sync_api import Browser, ElementHandle, Page, Playwright, Route,
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SETTINGS = {  # JupyterLab asks nobody for news and saves nothing by itself
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    "apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
     "docmanager-extension/plugin": {"autosave": False},
 }
 HANDLES = ".jp-OutputArea-output .noUi-handle"
 
 
 def find_chromium() -> str | None:
-    """Path of a Chromium or Chrome: $CHROMIUM, else the first on the PATH, else Playwright's own; None if there is none."""
+    """Path of a Chromium or Chrome: $CHROMIUM, else the first on the PATH, else Playwright's own;
+    None if there is none.
+    """
     named = os.environ.get("CHROMIUM")
     if named:
         return shutil.which(named)
@@ -47,7 +63,7 @@ def find_chromium() -> str | None:
     return path if Path(path).is_file() else None
 
 
-# -- JupyterLab and Chromium ---------------------------------------------------------------------------------------------
+# -- JupyterLab and Chromium -----------------------------------------------------------------------
 
 
 def _free_port() -> int:
@@ -57,11 +73,15 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def jupyter_lab(root: Path, seconds: float = 90, quick: bool = True, trusted: Iterable[Path] = ()) -> Iterator[str]:
-    """Start JupyterLab on `root` with folders and a port of its own; yields its address. Raises RuntimeError if it does not start.
+def jupyter_lab(
+    root: Path, seconds: float = 90, quick: bool = True, trusted: Iterable[Path] = ()
+) -> Iterator[str]:
+    """Start JupyterLab on `root` with folders and a port of its own; yields its address. Raises
+    RuntimeError if it does not start.
 
-    quick: with the quick connection of .ci/quick_socket.py, as `make lab`; False: as `jupyter lab` alone.
-    trusted: notebooks whose saved sliders are shown before anything has run (`jupyter trust`).
+    quick: with the quick connection of .ci/quick_socket.py, as `make lab`; False: as `jupyter lab`
+    alone. trusted: notebooks whose saved sliders are shown before anything has run (`jupyter
+    trust`).
     """
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as temporary:
         home = Path(temporary)
@@ -69,29 +89,57 @@ def jupyter_lab(root: Path, seconds: float = 90, quick: bool = True, trusted: It
             file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(values))
-        folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython",
-                   "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+        folders = {
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "JUPYTER_DATA_DIR": "data",
+            "IPYTHONDIR": "ipython",
+            "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        }
         environment = os.environ | {name: str(home / folder) for name, folder in folders.items()}
         if trusted := [str(path) for path in trusted]:
-            subprocess.run([sys.executable, "-m", "jupyter", "trust", *trusted], env=environment, check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, "-m", "jupyter", "trust", *trusted],
+                env=environment,
+                check=True,
+                capture_output=True,
+            )
         port = _free_port()
         address = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "jupyter", "lab", f"--ServerApp.root_dir={root}", f"--ServerApp.port={port}",
-                   "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--ServerApp.open_browser=False",
-                   "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
+        command = [
+            sys.executable,
+            "-m",
+            "jupyter",
+            "lab",
+            f"--ServerApp.root_dir={root}",
+            f"--ServerApp.port={port}",
+            "--ServerApp.ip=127.0.0.1",
+            "--ServerApp.port_retries=0",
+            "--ServerApp.open_browser=False",
+            "--IdentityProvider.token=",
+            "--LabApp.expose_app_in_browser=True",
+        ]
         if quick:
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / ".ci"), environment.get("PYTHONPATH")]))
-            command.append("--ServerApp.kernel_websocket_connection_class=quick_socket.QuickConnection")
+            environment["PYTHONPATH"] = os.pathsep.join(
+                filter(None, [str(ROOT / ".ci"), environment.get("PYTHONPATH")])
+            )
+            command.append(
+                "--ServerApp.kernel_websocket_connection_class=quick_socket.QuickConnection"
+            )
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
         log = home / "log.txt"
         with log.open("wb") as out:
-            server = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+            server = subprocess.Popen(
+                command, env=environment, stdout=out, stderr=subprocess.STDOUT
+            )
             try:
                 _wait_for_server(server, address, time.monotonic() + seconds, log)
                 yield address
             finally:
-                server.send_signal(signal.SIGTERM)                        # it ends its kernels first
+                # it ends its kernels first
+                server.send_signal(signal.SIGTERM)
                 try:
                     server.wait(20)
                 except subprocess.TimeoutExpired:
@@ -102,7 +150,9 @@ def jupyter_lab(root: Path, seconds: float = 90, quick: bool = True, trusted: It
 def _wait_for_server(server: subprocess.Popen, address: str, deadline: float, log: Path) -> None:
     while True:
         if server.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"JupyterLab did not start; its last words:\n{log.read_text(errors='replace')[-2000:]}")
+            raise RuntimeError(
+                f"JupyterLab did not start; its last words:\n{log.read_text(errors='replace')[-2000:]}"
+            )
         try:
             urllib.request.urlopen(f"{address}/api/status", timeout=5).close()
             return
@@ -112,10 +162,14 @@ def _wait_for_server(server: subprocess.Popen, address: str, deadline: float, lo
 
 @contextlib.contextmanager
 def chromium(playwright: Playwright | None = None) -> Iterator[Browser]:
-    """A headless Chromium. Playwright gives each a new folder for its user data. Raises RuntimeError if there is none."""
+    """A headless Chromium. Playwright gives each a new folder for its user data. Raises
+    RuntimeError if there is none.
+    """
     path = find_chromium()
     if path is None:
-        raise RuntimeError("no Chromium found: install chromium, or name the browser's file in the environment variable CHROMIUM")
+        raise RuntimeError(
+            "no Chromium found: install chromium, or name the browser's file in the environment variable CHROMIUM"
+        )
     with contextlib.ExitStack() as stack:
         playwright = playwright or stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True)
@@ -128,19 +182,23 @@ def median(values: list[float]) -> float:
     return statistics.median(values) if values else float("nan")
 
 
-# -- one notebook --------------------------------------------------------------------------------------------------------
+# -- one notebook ----------------------------------------------------------------------------------
 
 
 @dataclass
 class Move:
-    """What moving one slider did. painted, presented: milliseconds from each key press to the new picture; see WATCH."""
+    """What moving one slider did. painted, presented: milliseconds from each key press to the new
+    picture; see WATCH.
+    """
 
     name: str
     cell: int
-    live: bool = True                                                     # one <img> gets new bytes; frames: another <img> is shown
+    # one <img> gets new bytes; frames: another <img> is shown
+    live: bool = True
     painted: list[float] = field(default_factory=list)
     presented: list[float] = field(default_factory=list)
-    by_key: bool = False                                                  # the value and the picture changed
+    # the value and the picture changed
+    by_key: bool = False
     by_mouse: bool = False
 
     def __str__(self) -> str:
@@ -151,14 +209,22 @@ class Move:
 
 
 class Notebook:
-    """A notebook open in JupyterLab. errors: (cell number, text) of cells that ended in an error, after run()."""
+    """A notebook open in JupyterLab. errors: (cell number, text) of cells that ended in an error,
+    after run().
+    """
 
     def __init__(self, page: Page, address: str, path: str) -> None:
         self.page, self.saves = page, []
         page.route("**/api/contents/**", self._refuse_saving)
         page.set_viewport_size({"width": 1200, "height": 1000})
-        page.goto(f"{address}/doc/tree/{urllib.parse.quote(path)}", wait_until="domcontentloaded", timeout=120_000)
-        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=120_000)
+        page.goto(
+            f"{address}/doc/tree/{urllib.parse.quote(path)}",
+            wait_until="domcontentloaded",
+            timeout=120_000,
+        )
+        page.wait_for_function(
+            "window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=120_000
+        )
         page.evaluate("""() => {
             const panel = window.jupyterapp.shell.currentWidget;
             Promise.all([panel.context.ready, panel.sessionContext.ready, panel.revealed]).then(
@@ -171,20 +237,25 @@ class Notebook:
         request = route.request
         if request.method == "GET":
             route.continue_()
-        elif urllib.parse.urlsplit(request.url).path.endswith("/checkpoints"):  # JupyterLab makes one on opening; pretend
-            route.fulfill(status=201, content_type="application/json",
-                          body=json.dumps({"id": "checkpoint", "last_modified": "2000-01-01T00:00:00Z"}))
+        # JupyterLab makes one on opening; pretend
+        elif urllib.parse.urlsplit(request.url).path.endswith("/checkpoints"):
+            route.fulfill(
+                status=201,
+                content_type="application/json",
+                body=json.dumps({"id": "checkpoint", "last_modified": "2000-01-01T00:00:00Z"}),
+            )
         else:
             self.saves.append(f"{request.method} {request.url}")
             route.abort()
 
     def run(self, seconds: float = 900) -> list[tuple[int, str]]:
-        """Restart the kernel, run all cells, wait; returns (cell number, error) of each cell that failed,
-        did not run, or holds a widget that the page cannot show.
+        """Restart the kernel, run all cells, wait; returns (cell number, error) of each cell that
+        failed, did not run, or holds a widget that the page cannot show.
 
         Raises playwright's TimeoutError after `seconds`.
         """
-        self.wait_idle()                                                  # a kernel restarted while it starts can lose what it is sent
+        # a kernel restarted while it starts can lose what it is sent
+        self.wait_idle()
         self.page.evaluate("""() => {
             const wait = seconds => new Promise(done => setTimeout(done, 1000 * seconds));
             window.finished = false;
@@ -209,25 +280,42 @@ class Notebook:
         unrun = self.page.evaluate("""() => [...notebook.model.cells].map((cell, i) => [i, cell]).filter(([i, cell]) =>
             cell.type === 'code' && cell.sharedModel.getSource().trim() && cell.executionCount == null).map(([i]) => i)""")
         failed = [(i, text) for i, text in found]
-        for i in self.slider_cells():                                     # a widget's page code can fail where Python is content
+        # a widget's page code can fail where Python is content
+        for i in self.slider_cells():
             self.show_cell(i)
-            if self.page.evaluate("i => notebook.widgets[i].node.innerText.includes('Click to show javascript error')", i):
+            if self.page.evaluate(
+                "i => notebook.widgets[i].node.innerText.includes('Click to show javascript error')",
+                i,
+            ):
                 failed.append((i, "a widget cannot be shown: its code in the page failed"))
         return failed + [(i, "did not run") for i in unrun if i not in dict(failed)]
 
     def wait_idle(self, seconds: float = 120) -> None:
         """Wait until the kernel has nothing to do and the page has drawn it."""
-        self.page.wait_for_function("panel.sessionContext.session.kernel.status === 'idle'", timeout=1000 * seconds, polling=50)
-        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.page.wait_for_function(
+            "panel.sessionContext.session.kernel.status === 'idle'",
+            timeout=1000 * seconds,
+            polling=50,
+        )
+        self.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
 
     def show_cell(self, index: int) -> None:
-        """Bring a cell into view; JupyterLab puts cells into the page only when they are near it."""
+        """Bring a cell into view; JupyterLab puts cells into the page only when they are near it.
+        """
         self.page.evaluate("i => { notebook.scrollToItem(i, 'start', 0); }", index)
-        self.page.wait_for_function("i => notebook.widgets[i].isAttached && notebook.widgets[i].inViewport", arg=index, timeout=60_000)
+        self.page.wait_for_function(
+            "i => notebook.widgets[i].isAttached && notebook.widgets[i].inViewport",
+            arg=index,
+            timeout=60_000,
+        )
         self.page.wait_for_timeout(300)
 
     def shots(self, folder: Path) -> list[Path]:
-        """Pictures of the whole notebook, top to bottom, each overlapping the last a little: shot_00.png, shot_01.png …"""
+        """Pictures of the whole notebook, top to bottom, each overlapping the last a little:
+        shot_00.png, shot_01.png …
+        """
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("shot_*.png"):
             old.unlink()
@@ -235,11 +323,14 @@ class Notebook:
         self.page.evaluate(f"{outer}.scrollTop = 0")
         paths = []
         while True:
-            self.page.wait_for_timeout(500)                               # cells come into the page, pictures are decoded
+            # cells come into the page, pictures are decoded
+            self.page.wait_for_timeout(500)
             path = folder / f"shot_{len(paths):02d}.png"
             self.page.screenshot(path=path)
             paths.append(path)
-            at, high, whole = self.page.evaluate(f"(e => [e.scrollTop, e.clientHeight, e.scrollHeight])({outer})")
+            at, high, whole = self.page.evaluate(
+                f"(e => [e.scrollTop, e.clientHeight, e.scrollHeight])({outer})"
+            )
             end = self.page.evaluate("""() => { const cell = notebook.widgets[notebook.widgets.length - 1];
                 return cell.isAttached && cell.node.getBoundingClientRect().bottom < window.innerHeight; }""")
             if end or at + high >= whole - 2 or len(paths) >= 100:
@@ -255,34 +346,60 @@ class Notebook:
         """The handles of the sliders in a cell's output (the cell is brought into view)."""
         self.show_cell(cell)
         node = self.page.evaluate_handle("i => notebook.widgets[i].node", cell).as_element()
-        with contextlib.suppress(PlaywrightTimeout):                      # progress bars close when they are done: nothing is left
+        # progress bars close when they are done: nothing is left
+        with contextlib.suppress(PlaywrightTimeout):
             node.wait_for_selector(".jp-OutputArea-output .jupyter-widgets", timeout=10_000)
         return node.query_selector_all(HANDLES)
 
     def pictures(self, cell: int) -> list[dict]:
-        """The pictures of the widgets in a cell's output: {title, width, natural}, the widths in pixels of the page and of the file."""
-        return self.page.evaluate("""i => [...notebook.widgets[i].node.querySelectorAll('.jp-OutputArea-output .jupyter-widgets img')]
-            .map(img => ({title: img.title, width: img.width, natural: img.naturalWidth}))""", cell)
+        """The pictures of the widgets in a cell's output: {title, width, natural}, the widths in
+        pixels of the page and of the file.
+        """
+        return self.page.evaluate(
+            """i => [...notebook.widgets[i].node.querySelectorAll('.jp-OutputArea-output .jupyter-widgets img')]
+            .map(img => ({title: img.title, width: img.width, natural: img.naturalWidth}))""",
+            cell,
+        )
 
-    def move(self, cell: int, handle: ElementHandle, presses: int = 15, seconds: float = 20, limit: float = 30) -> Move:
-        """Move a slider by `presses` keys (fewer if that takes longer than `seconds`), then drag it; see Move.
+    def move(
+        self,
+        cell: int,
+        handle: ElementHandle,
+        presses: int = 15,
+        seconds: float = 20,
+        limit: float = 30,
+    ) -> Move:
+        """Move a slider by `presses` keys (fewer if that takes longer than `seconds`), then drag
+        it; see Move.
 
         limit: seconds after which a picture that did not come is given up.
         """
-        name = handle.evaluate("handle => handle.closest('.widget-slider').querySelector('label')?.innerText ?? ''")
+        name = handle.evaluate(
+            "handle => handle.closest('.widget-slider').querySelector('label')?.innerText ?? ''"
+        )
         result = Move(name, cell)
         handle.focus()
         end = time.monotonic() + seconds
         for i in range(presses + 1):
             before = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
             value = handle.get_attribute("aria-valuenow")
-            key = handle.evaluate("h => Number(h.ariaValueNow) >= Number(h.ariaValueMax) ? 'ArrowLeft' : 'ArrowRight'")
+            key = handle.evaluate(
+                "h => Number(h.ariaValueNow) >= Number(h.ariaValueMax) ? 'ArrowLeft' : 'ArrowRight'"
+            )
             handle.evaluate("(handle, limit) => watch.start(handle, limit)", 1000 * limit)
             self.page.keyboard.press(key)
-            painted, presented, result.live = handle.evaluate("() => watch.painted") or (None, None, result.live)
+            painted, presented, result.live = handle.evaluate("() => watch.painted") or (
+                None,
+                None,
+                result.live,
+            )
             self.wait_idle()
             after = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
-            if painted is not None and after != before and handle.get_attribute("aria-valuenow") != value:
+            if (
+                painted is not None
+                and after != before
+                and handle.get_attribute("aria-valuenow") != value
+            ):
                 result.by_key = True
                 if i > 0:                                                 # the first press warms up
                     result.painted.append(painted)
@@ -296,7 +413,10 @@ class Notebook:
         handle.scroll_into_view_if_needed()
         before = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
         value = handle.get_attribute("aria-valuenow")
-        box, rail = handle.bounding_box(), handle.evaluate_handle("h => h.closest('.noUi-base')").as_element().bounding_box()
+        box, rail = (
+            handle.bounding_box(),
+            handle.evaluate_handle("h => h.closest('.noUi-base')").as_element().bounding_box(),
+        )
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         goal = rail["x"] + rail["width"] * (0.25 if x > rail["x"] + rail["width"] / 2 else 0.75)
         self.page.mouse.move(x, y)
@@ -310,7 +430,8 @@ class Notebook:
         return after != before and handle.get_attribute("aria-valuenow") != value
 
 
-# In the page: which picture a panel shows (a hash of its bytes), and how long after a key press a new one is painted.
+# In the page: which picture a panel shows (a hash of its bytes), and how long after a key press a
+# new one is painted.
 WATCH = """() => {
     const panelOf = handle => {
         let panel = handle.closest('.widget-vbox');                       // the outermost box of this output

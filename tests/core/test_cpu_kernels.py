@@ -43,41 +43,71 @@ def test_group_norm_equals_pytorchs_with_its_gradients(shape, groups, dtype, dig
 def test_the_quick_gradient_is_the_one_that_runs():
     x = randn(2, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
     assert "GroupNormGradient" in type(QuickGroupNorm(4, 16)(x).grad_fn).__name__
-    assert "GroupNormGradient" not in type(QuickGroupNorm(4, 16)(randn(2, 16, 4, 4).requires_grad_()).grad_fn).__name__
+    assert (
+        "GroupNormGradient"
+        not in type(QuickGroupNorm(4, 16)(randn(2, 16, 4, 4).requires_grad_()).grad_fn).__name__
+    )
 
 
 @pytest.mark.parametrize("dtype, digits", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape, out", [((2, 8, 5, 7), 8), ((3, 16, 1, 1), 4), ((1, 4, 8, 8), 12)])
-def test_convolving_an_enlarged_picture_equals_enlarging_and_convolving(shape, out, layout, dtype, digits):
+def test_convolving_an_enlarged_picture_equals_enlarging_and_convolving(
+    shape, out, layout, dtype, digits
+):
     found = []
     for quick in (True, False):
         x = randn(*shape, dtype=dtype).to(memory_format=layout).requires_grad_()
-        weight, bias = (randn(*size, seed=1, dtype=dtype).requires_grad_() for size in ((out, shape[1], 3, 3), (out,)))
+        weight, bias = (
+            randn(*size, seed=1, dtype=dtype).requires_grad_()
+            for size in ((out, shape[1], 3, 3), (out,))
+        )
         if quick:
             y = enlarge_and_convolve(x, weight, bias)
         else:
-            y = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+            y = F.conv2d(
+                F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1
+            )
         y.backward(randn(*y.shape, seed=2, dtype=dtype))
         found.append((y.detach(), x.grad, weight.grad, bias.grad))
     for a, b in zip(*found, strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape and (a - b).abs().max() <= digits * b.abs().max()
+        assert (
+            a.dtype == b.dtype
+            and a.shape == b.shape
+            and (a - b).abs().max() <= digits * b.abs().max()
+        )
 
 
 def test_elsewhere_than_on_a_cpu_pytorchs_own_convolution_runs():
-    layer, x = QuickUpsample(3).to("meta"), torch.empty(2, 3, 4, 4, device="meta", requires_grad=True)
+    layer, x = (
+        QuickUpsample(3).to("meta"),
+        torch.empty(2, 3, 4, 4, device="meta", requires_grad=True),
+    )
     y = layer(x)
-    assert y.shape == (2, 3, 8, 8) and type(y.grad_fn.next_functions[0][0]).__name__ == "UpsampleNearest2DBackward0"
+    assert (
+        y.shape == (2, 3, 8, 8)
+        and type(y.grad_fn.next_functions[0][0]).__name__ == "UpsampleNearest2DBackward0"
+    )
 
 
 def test_a_quickened_network_answers_and_learns_what_the_plain_one_does():
     torch.manual_seed(0)
-    plain = UNet(image_size=16, channels=16, channel_mults=(1, 2), attention=(False, True), num_classes=3)
+    plain = UNet(
+        image_size=16, channels=16, channel_mults=(1, 2), attention=(False, True), num_classes=3
+    )
     for parameter in plain.parameters():
         nn.init.normal_(parameter, std=0.1)
     quick = quicken(copy.deepcopy(plain))
-    kinds = [{type(module) for module in model.modules()} for model in (plain, quick, copy.deepcopy(quick))]
-    assert nn.GroupNorm in kinds[0] and QuickGroupNorm in kinds[1] and QuickUpsample in kinds[1] and kinds[1] == kinds[2]
+    kinds = [
+        {type(module) for module in model.modules()}
+        for model in (plain, quick, copy.deepcopy(quick))
+    ]
+    assert (
+        nn.GroupNorm in kinds[0]
+        and QuickGroupNorm in kinds[1]
+        and QuickUpsample in kinds[1]
+        and kinds[1] == kinds[2]
+    )
     assert nn.GroupNorm not in kinds[1] and plain.state_dict().keys() == quick.state_dict().keys()
     x, t, labels = randn(3, 3, 16, 16), torch.tensor([1, 500, 999]), torch.tensor([0, 3, 1])
     answers = [model(x, t, labels) for model in (plain, quick)]

@@ -20,10 +20,14 @@ def test_three_arrays_are_stored_and_nothing_else():
     diffusion = GaussianDiffusion(linear_beta_schedule(1000))
     assert set(vars(diffusion)) == {"betas", "alphas", "alphas_cumprod", "prediction"}
     for table in (diffusion.betas, diffusion.alphas, diffusion.alphas_cumprod):
-        assert table.dtype == torch.float64 and table.shape == (1000,) and table.device.type == "cpu"
+        assert (
+            table.dtype == torch.float64 and table.shape == (1000,) and table.device.type == "cpu"
+        )
     assert diffusion.T == 1000 and "T=1000" in repr(diffusion)
     as_list = GaussianDiffusion([0.1, 0.2])
-    assert torch.allclose(as_list.alphas_cumprod, torch.tensor([0.9, 0.72], dtype=torch.float64), atol=1e-15)
+    assert torch.allclose(
+        as_list.alphas_cumprod, torch.tensor([0.9, 0.72], dtype=torch.float64), atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
@@ -33,7 +37,9 @@ def test_q_sample_against_diffusers(name):
     scheduler.alphas_cumprod = diffusion.alphas_cumprod
     x_0, noise = randn(0, *SHAPE), randn(1, *SHAPE)
     t = torch.tensor([0, 1, 2, 10, 100, 400, 700, 900, 998, 999])
-    error = (diffusion.q_sample(x_0, t, noise) - scheduler.add_noise(x_0, noise, t)).abs().max().item()
+    error = (
+        (diffusion.q_sample(x_0, t, noise) - scheduler.add_noise(x_0, noise, t)).abs().max().item()
+    )
     print(f"q_sample, {name}: largest difference from diffusers {error:.1e}")
     assert error < 1e-10
 
@@ -66,11 +72,16 @@ def test_tables_are_cast_at_use():
     assert single.dtype == torch.float32
     assert (single.double() - diffusion.q_sample(x_0, t, noise)).abs().max() < 1e-6
     signal_rate, noise_rate = diffusion.rates(t, x_0)
-    assert signal_rate.shape == (10, 1, 1, 1) and (signal_rate**2 + noise_rate**2 - 1).abs().max() < 1e-15
+    assert (
+        signal_rate.shape == (10, 1, 1, 1)
+        and (signal_rate**2 + noise_rate**2 - 1).abs().max() < 1e-15
+    )
 
 
 def test_q_posterior_is_bayes_rule():
-    """q(x_{t-1} | x_t, x_0) from multiplying two Gaussians, in numbers: no formula of the paper used."""
+    """q(x_{t-1} | x_t, x_0) from multiplying two Gaussians, in numbers: no formula of the paper
+    used.
+    """
     diffusion = GaussianDiffusion(linear_beta_schedule(1000))
     x_0, x_t = randn(0, 6, 1, 1, 1), randn(1, 6, 1, 1, 1)
     t = torch.tensor([1, 2, 50, 300, 800, 999])
@@ -79,7 +90,9 @@ def test_q_posterior_is_bayes_rule():
         beta, before = diffusion.betas[step], diffusion.alphas_cumprod[step - 1]
         # prior N(√ᾱ x_0, 1-ᾱ) of x_{t-1}, likelihood N(x_t; √(1-β) x_{t-1}, β): precisions add
         precision = 1 / (1 - before) + (1 - beta) / beta
-        expected = (before.sqrt() * x_0[i] / (1 - before) + (1 - beta).sqrt() * x_t[i] / beta) / precision
+        expected = (
+            before.sqrt() * x_0[i] / (1 - before) + (1 - beta).sqrt() * x_t[i] / beta
+        ) / precision
         assert (mean[i] - expected).abs().max() < 1e-10
         assert (variance[i] - 1 / precision).abs().max() < 1e-10
 
@@ -93,14 +106,18 @@ def test_q_posterior_over_several_steps_and_at_the_end():
         a = now / before
         precision = 1 / (1 - before) + a / (1 - a)
         expected = (before.sqrt() * x_0 / (1 - before) + a.sqrt() * x_t / (1 - a)) / precision
-        assert (mean - expected).abs().max() < 1e-10 and abs(variance.item() - 1 / precision) < 1e-10
+        assert (mean - expected).abs().max() < 1e-10 and abs(
+            variance.item() - 1 / precision
+        ) < 1e-10
     mean, variance = diffusion.q_posterior(x_0, x_t, torch.tensor([0]))
     assert torch.equal(mean, x_0) and variance.item() == 0  # the step to the clean picture
 
 
 def test_snr():
     diffusion = GaussianDiffusion([0.5, 0.5, 0.5])
-    assert torch.allclose(diffusion.snr(torch.arange(3)), torch.tensor([1.0, 1 / 3, 1 / 7], dtype=torch.float64))
+    assert torch.allclose(
+        diffusion.snr(torch.arange(3)), torch.tensor([1.0, 1 / 3, 1 / 7], dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -114,10 +131,15 @@ def test_conversions_agree_with_each_other_and_with_the_truth(prediction, name):
     signal_rate, noise_rate = diffusion.rates(t, x_t)
     assert (diffusion.predict_x0(right, x_t, t) - x_0).abs().max() < 1e-10
     assert (diffusion.predict_epsilon(right, x_t, t) - noise).abs().max() < 1e-10
-    assert (diffusion.predict_v(right, x_t, t) - (signal_rate * noise - noise_rate * x_0)).abs().max() < 1e-10
+    assert (
+        diffusion.predict_v(right, x_t, t) - (signal_rate * noise - noise_rate * x_0)
+    ).abs().max() < 1e-10
 
     wrong = randn(2, *SHAPE)  # any answer: the three readings of it must describe the same x_t
-    x0_hat, epsilon_hat = diffusion.predict_x0(wrong, x_t, t), diffusion.predict_epsilon(wrong, x_t, t)
+    x0_hat, epsilon_hat = (
+        diffusion.predict_x0(wrong, x_t, t),
+        diffusion.predict_epsilon(wrong, x_t, t),
+    )
     scale = x0_hat.abs().flatten(1).amax(1).clamp(min=1)[:, None, None, None]
     assert ((signal_rate * x0_hat + noise_rate * epsilon_hat - x_t) / scale).abs().max() < 1e-12
     v = signal_rate * epsilon_hat - noise_rate * x0_hat
@@ -127,7 +149,9 @@ def test_conversions_agree_with_each_other_and_with_the_truth(prediction, name):
 @pytest.mark.parametrize("ours, theirs", [("epsilon", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
 def test_predict_x0_against_diffusers(ours, theirs):
     diffusion = GaussianDiffusion(cosine_beta_schedule(1000), ours)
-    scheduler = DDIMScheduler(1000, prediction_type=theirs, clip_sample=False, timestep_spacing="trailing")
+    scheduler = DDIMScheduler(
+        1000, prediction_type=theirs, clip_sample=False, timestep_spacing="trailing"
+    )
     scheduler.alphas_cumprod = diffusion.alphas_cumprod
     scheduler.set_timesteps(1000)
     output, x_t = randn(0, 1, 3, 4, 4), randn(1, 1, 3, 4, 4)
@@ -137,17 +161,21 @@ def test_predict_x0_against_diffusers(ours, theirs):
     if ours == "v":
         t = torch.tensor([0, 500])
         x_0, noise = randn(2, 2, 3, 4, 4), randn(3, 2, 3, 4, 4)
-        assert (diffusion.target(x_0, noise, t) - scheduler.get_velocity(x_0, noise, t)).abs().max() < 1e-10
+        assert (
+            diffusion.target(x_0, noise, t) - scheduler.get_velocity(x_0, noise, t)
+        ).abs().max() < 1e-10
 
 
 def test_state_dict_survives_json_exactly():
     diffusion = GaussianDiffusion(make_betas("sigmoid", 1000, zero_terminal_snr=True), "v")
     back = GaussianDiffusion.from_state_dict(json.loads(json.dumps(diffusion.state_dict())))
-    assert torch.equal(back.betas, diffusion.betas) and torch.equal(back.alphas_cumprod, diffusion.alphas_cumprod)
+    assert torch.equal(back.betas, diffusion.betas) and torch.equal(
+        back.alphas_cumprod, diffusion.alphas_cumprod
+    )
     assert back.prediction == "v"
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, 1.5, float("nan"), float("inf")])
@@ -165,7 +193,11 @@ def test_other_bad_settings_are_refused(refuses):
     assert GaussianDiffusion([0.1, 1.0], "x0").alphas_cumprod[-1] == 0
     with refuses(ValueError, "noise", "epsilon, x0, v"):
         GaussianDiffusion([0.1], "noise")
-    for betas, shape in ((torch.rand(2, 2), "(2, 2)"), (torch.tensor([]), "(0,)"), (torch.tensor(0.1), "()")):
+    for betas, shape in (
+        (torch.rand(2, 2), "(2, 2)"),
+        (torch.tensor([]), "(0,)"),
+        (torch.tensor(0.1), "()"),
+    ):
         with refuses(ValueError, shape, "(T,)"):
             GaussianDiffusion(betas)
 

@@ -33,7 +33,9 @@ def test_after_one_half_life_the_influence_has_halved(half_life: float) -> None:
 
 @pytest.mark.parametrize("half_life", [0.05, 0.3])
 def test_updates_against_the_weighted_sum_of_all_weights(half_life: float) -> None:
-    """After n updates: start · Π d_k + Σ_k (1 - d_k) w_k Π_{j>k} d_j, with d_k = 2^(-1 / (half_life k))."""
+    """After n updates: start · Π d_k + Σ_k (1 - d_k) w_k Π_{j>k} d_j, with d_k = 2^(-1 / (half_life
+    k)).
+    """
     model = network()
     ema, start, seen = EMA(model, half_life), copy.deepcopy(list(model.parameters())), []
     for step in range(1, 21):
@@ -44,7 +46,9 @@ def test_updates_against_the_weighted_sum_of_all_weights(half_life: float) -> No
     shares = [(1 - d[k]) * math.prod(d[k + 1 :]) for k in range(20)]
     assert sum(shares) + math.prod(d) == pytest.approx(1, abs=1e-12)
     for i, average in enumerate(ema.model.parameters()):
-        expected = math.prod(d) * start[i].detach() + sum(share * weights[i] for share, weights in zip(shares, seen, strict=True))
+        expected = math.prod(d) * start[i].detach() + sum(
+            share * weights[i] for share, weights in zip(shares, seen, strict=True)
+        )
         assert (average - expected).abs().max() < 1e-12
 
 
@@ -68,20 +72,27 @@ def test_it_is_a_copy_for_sampling() -> None:
     before = copy.deepcopy(model.state_dict())
     ema = EMA(model, 0.1)
     assert not ema.model.training and model.training
-    assert not any(p.requires_grad for p in ema.model.parameters()) and all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in ema.model.parameters()) and all(
+        p.requires_grad for p in model.parameters()
+    )
     change(model, 1)
     assert all(torch.equal(ema.model.state_dict()[key], before[key]) for key in before)
     moved = copy.deepcopy(model.state_dict())
     ema.update(model, 1)
-    assert all(torch.equal(model.state_dict()[key], moved[key]) for key in moved)  # the network that trains is left alone
+    # the network that trains is left alone
+    assert all(torch.equal(model.state_dict()[key], moved[key]) for key in moved)
 
 
 def test_buffers_are_copied_not_averaged() -> None:
     model = network().train()
     ema = EMA(model, 0.5)
-    model[:2](torch.randn(2, 3, 5, 5, dtype=torch.float64))  # moves the running mean and the counter
+    # moves the running mean and the counter
+    model[:2](torch.randn(2, 3, 5, 5, dtype=torch.float64))
     ema.update(model, 100)
-    assert torch.equal(ema.model[1].running_mean, model[1].running_mean) and ema.model[1].num_batches_tracked == 1
+    assert (
+        torch.equal(ema.model[1].running_mean, model[1].running_mean)
+        and ema.model[1].num_batches_tracked == 1
+    )
 
 
 @pytest.mark.parametrize("half_life", [0, 1, -0.1, 5, math.nan])

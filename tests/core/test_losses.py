@@ -1,4 +1,6 @@
-"""The losses: against one written by hand, against exact answers, and the weights against their paper."""
+"""The losses: against one written by hand, against exact answers, and the weights against their
+paper.
+"""
 
 import pytest
 import torch
@@ -34,7 +36,7 @@ def network(x: Tensor, t: Tensor) -> Tensor:
     return Network()(x, t).detach()
 
 
-# -- L_simple ----------------------------------------------------------------------------------------------------------
+# -- L_simple --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([0, 1, 2, 3, 4, 5])])
@@ -48,7 +50,9 @@ def test_against_a_loss_written_by_hand(prediction, labels):
     for i, t in enumerate(T_BATCH.tolist()):
         a, s = bars[t] ** 0.5, (1 - bars[t]) ** 0.5
         x_t = a * x_0[i] + s * noise[i]
-        answer = model(x_t[None], torch.tensor([t]), None if labels is None else labels[i : i + 1])[0]
+        answer = model(x_t[None], torch.tensor([t]), None if labels is None else labels[i : i + 1])[
+            0
+        ]
         right = {"epsilon": noise[i], "x0": x_0[i], "v": a * noise[i] - s * x_0[i]}[prediction]
         by_hand.append(sum(((answer - right) ** 2).flatten().tolist()) / right.numel())
     assert ours.shape == (6,)
@@ -62,21 +66,33 @@ def test_against_a_loss_written_by_hand(prediction, labels):
 @pytest.mark.parametrize("weighting", ["uniform", "min_snr"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_one_picture_known_by_heart_has_no_loss(prediction, weighting):
-    """If the data set is one point y, ε = (x_t - √ᾱ y) / √(1-ᾱ) is certain, and x_0 and v with it."""
+    """If the data set is one point y, ε = (x_t - √ᾱ y) / √(1-ᾱ) is certain, and x_0 and v with it.
+    """
     diffusion = GaussianDiffusion(cosine_beta_schedule(1000), prediction)
     y = randn(3, 1, *SHAPE[1:])
 
     def knows(x_t: Tensor, t: Tensor) -> Tensor:
         bar = diffusion.alphas_cumprod[t][:, None, None, None]
         epsilon = (x_t - bar.sqrt() * y) / (1 - bar).sqrt()
-        return {"epsilon": epsilon, "x0": y.expand_as(x_t), "v": bar.sqrt() * epsilon - (1 - bar).sqrt() * y}[prediction]
+        return {
+            "epsilon": epsilon,
+            "x0": y.expand_as(x_t),
+            "v": bar.sqrt() * epsilon - (1 - bar).sqrt() * y,
+        }[prediction]
 
     x_0 = y.expand(SHAPE)
-    loss = noise_prediction_loss(diffusion, knows, x_0, T_BATCH, randn(1, *SHAPE), weighting=weighting, reduction="none")
+    loss = noise_prediction_loss(
+        diffusion, knows, x_0, T_BATCH, randn(1, *SHAPE), weighting=weighting, reduction="none"
+    )
     print(f"{prediction}, {weighting}: largest loss {loss.max():.1e}")
     assert loss.max() < 1e-20
     # and of another picture it knows nothing
-    assert noise_prediction_loss(diffusion, knows, x_0 + 0.5, T_BATCH, randn(1, *SHAPE), weighting=weighting) > 0.01
+    assert (
+        noise_prediction_loss(
+            diffusion, knows, x_0 + 0.5, T_BATCH, randn(1, *SHAPE), weighting=weighting
+        )
+        > 0.01
+    )
 
 
 def test_a_network_that_says_nothing_has_the_loss_of_the_noise():
@@ -85,7 +101,8 @@ def test_a_network_that_says_nothing_has_the_loss_of_the_noise():
     x_0, noise = randn(0, n, 1, 4, 4), randn(1, n, 1, 4, 4)
     t = torch.randint(0, 1000, (n,), generator=torch.Generator().manual_seed(0))
     loss = noise_prediction_loss(diffusion, lambda x, t: torch.zeros_like(x), x_0, t, noise)
-    assert abs(loss - 1) < 0.03 and abs(loss - noise.square().mean()) < 1e-12  # standard error of 64,000 squares: 0.006
+    # standard error of 64,000 squares: 0.006
+    assert abs(loss - 1) < 0.03 and abs(loss - noise.square().mean()) < 1e-12
 
 
 def test_the_answer_may_come_in_bfloat16():
@@ -96,27 +113,41 @@ def test_the_answer_may_come_in_bfloat16():
     assert low.dtype == torch.float32 and 0 < abs(low - full) < 0.01 * full
 
 
-# -- min-SNR -----------------------------------------------------------------------------------------------------------
+# -- min-SNR ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
 @pytest.mark.parametrize("name, snr0", [("linear", False), ("cosine", False), ("cosine", True)])
 def test_min_snr_weight_is_the_papers(name, snr0, gamma):
-    """Hang et al. 2023, section 3.4: min(SNR, γ) for x_0, min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for v."""
+    """Hang et al. 2023, section 3.4: min(SNR, γ) for x_0, min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR +
+    1) for v.
+    """
     betas, t = make_betas(name, 1000, zero_terminal_snr=snr0), torch.arange(1000)
     for prediction in PREDICTIONS[1:] if snr0 else PREDICTIONS:
         weight = min_snr_weight(GaussianDiffusion(betas, prediction), t, gamma)
-        assert weight.dtype == torch.float64 and weight.shape == (1000,) and torch.isfinite(weight).all()
+        assert (
+            weight.dtype == torch.float64
+            and weight.shape == (1000,)
+            and torch.isfinite(weight).all()
+        )
         bar = torch.cumprod(1 - betas, dim=0).tolist()
         for i in range(0, 1000, 37) if not snr0 else [*range(0, 1000, 37), 999]:
             snr = bar[i] / (1 - bar[i])
             capped = min(snr, gamma)
-            expected = {"epsilon": lambda c=capped, s=snr: c / s, "x0": lambda c=capped: c, "v": lambda c=capped, s=snr: c / (s + 1)}
-            assert abs(weight[i].item() - expected[prediction]()) < 1e-9 * max(1, expected[prediction]())
+            expected = {
+                "epsilon": lambda c=capped, s=snr: c / s,
+                "x0": lambda c=capped: c,
+                "v": lambda c=capped, s=snr: c / (s + 1),
+            }
+            assert abs(weight[i].item() - expected[prediction]()) < 1e-9 * max(
+                1, expected[prediction]()
+            )
 
 
 def test_min_snr_loss_is_the_same_whatever_the_network_predicts():
-    """One and the same guess of the picture, said in three languages, costs the same: min(SNR, γ) · |x_0 - x̂_0|²."""
+    """One and the same guess of the picture, said in three languages, costs the same: min(SNR, γ) ·
+    |x_0 - x̂_0|².
+    """
     betas = cosine_beta_schedule(1000)
     x_0, noise, guess = randn(0, *SHAPE), randn(1, *SHAPE), randn(2, *SHAPE)
     bar = torch.cumprod(1 - betas, dim=0)[T_BATCH]
@@ -130,17 +161,23 @@ def test_min_snr_loss_is_the_same_whatever_the_network_predicts():
             epsilon = (x_t - a * guess) / s
             return {"epsilon": epsilon, "x0": guess, "v": a * epsilon - s * guess}[prediction]
 
-        loss = noise_prediction_loss(diffusion, say, x_0, T_BATCH, noise, weighting="min_snr", reduction="none")
+        loss = noise_prediction_loss(
+            diffusion, say, x_0, T_BATCH, noise, weighting="min_snr", reduction="none"
+        )
         assert ((loss - expected).abs() / expected).max() < 1e-9, prediction
         mean = noise_prediction_loss(diffusion, say, x_0, T_BATCH, noise, weighting="min_snr")
         assert abs(mean - expected.mean()) < 1e-9
-        other = noise_prediction_loss(diffusion, say, x_0, T_BATCH, noise, weighting="min_snr", gamma=1.0, reduction="none")
-        assert (other[:3] < 0.5 * loss[:3]).all() and torch.allclose(other[4:], loss[4:])  # γ caps only the clean end
+        other = noise_prediction_loss(
+            diffusion, say, x_0, T_BATCH, noise, weighting="min_snr", gamma=1.0, reduction="none"
+        )
+        # γ caps only the clean end
+        assert (other[:3] < 0.5 * loss[:3]).all() and torch.allclose(other[4:], loss[4:])
         uniform.append(noise_prediction_loss(diffusion, say, x_0, T_BATCH, noise, reduction="none"))
-    assert all((a - b).abs().max() > 0.01 for a, b in zip(uniform, uniform[1:], strict=False))  # unweighted, they differ
+    # unweighted, they differ
+    assert all((a - b).abs().max() > 0.01 for a, b in zip(uniform, uniform[1:], strict=False))
 
 
-# -- per timestep ------------------------------------------------------------------------------------------------------
+# -- per timestep ----------------------------------------------------------------------------------
 
 
 def test_loss_per_timestep_uses_one_noise_for_all():
@@ -169,43 +206,76 @@ def test_loss_per_timestep_uses_one_noise_for_all():
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_loss_per_timestep_in_another_language(prediction):
-    """|ε - ε̂|² = SNR |x_0 - x̂_0|² and |v - v̂|² = (SNR + 1) |x_0 - x̂_0|²: one error, measured in three ways."""
-    diffusion, x_0, ts = GaussianDiffusion(cosine_beta_schedule(1000), prediction), randn(0, *SHAPE), [1, 100, 500, 900]
+    """|ε - ε̂|² = SNR |x_0 - x̂_0|² and |v - v̂|² = (SNR + 1) |x_0 - x̂_0|²: one error, measured in
+    three ways.
+    """
+    diffusion, x_0, ts = (
+        GaussianDiffusion(cosine_beta_schedule(1000), prediction),
+        randn(0, *SHAPE),
+        [1, 100, 500, 900],
+    )
     before = dict(vars(diffusion))
-    measured = {target: loss_per_timestep(diffusion, network, x_0, ts, target=target) for target in PREDICTIONS}
+    measured = {
+        target: loss_per_timestep(diffusion, network, x_0, ts, target=target)
+        for target in PREDICTIONS
+    }
     snr = diffusion.alphas_cumprod[ts] / (1 - diffusion.alphas_cumprod[ts])
     assert ((measured["epsilon"] / (snr * measured["x0"]) - 1).abs() < 1e-8).all()
     assert ((measured["v"] / ((snr + 1) * measured["x0"]) - 1).abs() < 1e-8).all()
     own = loss_per_timestep(diffusion, network, x_0, ts, target=None)
     assert torch.allclose(own, measured[prediction], rtol=1e-12)
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).double()
-    by_hand = [noise_prediction_loss(diffusion, network, x_0, torch.full((6,), t), noise) for t in ts]
+    by_hand = [
+        noise_prediction_loss(diffusion, network, x_0, torch.full((6,), t), noise) for t in ts
+    ]
     assert torch.allclose(own, torch.stack(by_hand), rtol=1e-12)
     assert torch.equal(loss_per_timestep(diffusion, network, x_0, ts), measured["epsilon"])
-    assert all(vars(diffusion)[name] is value for name, value in before.items())  # the process itself is left alone
+    # the process itself is left alone
+    assert all(vars(diffusion)[name] is value for name, value in before.items())
 
 
 def test_loss_per_timestep_with_labels_and_without_gradients():
-    diffusion, model, x_0 = GaussianDiffusion(linear_beta_schedule(100)), Network(), randn(0, *SHAPE)
-    zero, one = (loss_per_timestep(diffusion, model, x_0, [50], condition=torch.full((6,), k)) for k in (0, 1))
+    diffusion, model, x_0 = (
+        GaussianDiffusion(linear_beta_schedule(100)),
+        Network(),
+        randn(0, *SHAPE),
+    )
+    zero, one = (
+        loss_per_timestep(diffusion, model, x_0, [50], condition=torch.full((6,), k))
+        for k in (0, 1)
+    )
     assert not zero.requires_grad
-    assert torch.allclose(zero, loss_per_timestep(diffusion, model, x_0, [50])) and (zero - one).abs() > 0.1
+    assert (
+        torch.allclose(zero, loss_per_timestep(diffusion, model, x_0, [50]))
+        and (zero - one).abs() > 0.1
+    )
 
 
 def test_loss_per_timestep_at_zero_terminal_snr():
-    """At ᾱ = 0 the noise is x_t itself: measured in ε the error is 0, whatever the network says; in v it is not."""
+    """At ᾱ = 0 the noise is x_t itself: measured in ε the error is 0, whatever the network says; in
+    v it is not.
+    """
     diffusion = GaussianDiffusion(make_betas("linear", 1000, zero_terminal_snr=True), "v")
-    last = {target: loss_per_timestep(diffusion, network, randn(0, *SHAPE), [999], target=target).item() for target in PREDICTIONS}
+    last = {
+        target: loss_per_timestep(diffusion, network, randn(0, *SHAPE), [999], target=target).item()
+        for target in PREDICTIONS
+    }
     assert last["epsilon"] < 1e-20 and last["v"] > 0.1 and abs(last["v"] - last["x0"]) < 1e-12
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
 def test_bad_input_is_refused(refuses):
-    diffusion, x_0, noise = GaussianDiffusion(linear_beta_schedule(1000)), randn(0, *SHAPE), randn(1, *SHAPE)
+    diffusion, x_0, noise = (
+        GaussianDiffusion(linear_beta_schedule(1000)),
+        randn(0, *SHAPE),
+        randn(1, *SHAPE),
+    )
 
-    def loss(model=network, x_0: Tensor = x_0, t: Tensor = T_BATCH, noise: Tensor = noise, **settings) -> Tensor:
+    def loss(
+        model=network, x_0: Tensor = x_0, t: Tensor = T_BATCH, noise: Tensor = noise, **settings
+    ) -> Tensor:
         return noise_prediction_loss(diffusion, model, x_0, t, noise, **settings)
 
     loss()
@@ -220,7 +290,11 @@ def test_bad_input_is_refused(refuses):
         loss(x_0=torch.zeros(SHAPE, dtype=torch.uint8))
     for channels in (1, 4):  # one channel would broadcast, and train nonsense
         with refuses(ValueError, f"(6, {channels}, 4, 4)", "(6, 2, 4, 4)", "out_channels"):
-            loss(model=lambda x, t, channels=channels: torch.zeros(6, channels, 4, 4, dtype=torch.float64))
+            loss(
+                model=lambda x, t, channels=channels: torch.zeros(
+                    6, channels, 4, 4, dtype=torch.float64
+                )
+            )
     with refuses(ValueError, "min_SNR", "uniform, min_snr"):
         loss(weighting="min_SNR")
     with refuses(ValueError, "sum", "'mean' or 'none'"):

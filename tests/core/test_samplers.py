@@ -1,4 +1,6 @@
-"""The samplers: against diffusers step by step, against Gaussian data whose answer is known, and their contract."""
+"""The samplers: against diffusers step by step, against Gaussian data whose answer is known, and
+their contract.
+"""
 
 import math
 from collections.abc import Callable
@@ -60,12 +62,16 @@ DETERMINISTIC = ["ddim", "heun", "dpm_solver_pp"]
 
 
 
-# -- against diffusers -------------------------------------------------------------------------------------------------
+# -- against diffusers -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler])
 def test_timesteps_are_diffusers_trailing_ones(kind):
-    for T, counts in ((1000, [1, 2, 3, 7, 20, 27, 30, 50, 64, 333, 500, 667, 999, 1000]), (10, range(1, 11)), (37, range(1, 38))):
+    for T, counts in (
+        (1000, [1, 2, 3, 7, 20, 27, 30, 50, 64, 333, 500, 667, 999, 1000]),
+        (10, range(1, 11)),
+        (37, range(1, 38)),
+    ):
         for steps in counts:
             scheduler = kind(num_train_timesteps=T, timestep_spacing="trailing")
             scheduler.set_timesteps(steps)
@@ -90,25 +96,48 @@ def test_spaced_timesteps_are_closer_near_the_picture(spacing):
             assert len(ts) == steps and ts[0] == T - 1 and ts[-1] >= 0
             assert all(a > b for a, b in zip(ts, ts[1:], strict=False))
             exact = [T * (i / steps) ** spacing for i in range(steps, 0, -1)]
-            assert all(abs(t + 1 - e) <= 0.5 for i, (t, e) in enumerate(zip(ts, exact, strict=True)) if e >= steps - i)
-    assert timesteps_trailing(1000, 20, 1.5)[-2:] == [31, 10] and timesteps_trailing(1000, 20)[-2:] == [99, 49]
+            assert all(
+                abs(t + 1 - e) <= 0.5
+                for i, (t, e) in enumerate(zip(ts, exact, strict=True))
+                if e >= steps - i
+            )
+    assert timesteps_trailing(1000, 20, 1.5)[-2:] == [31, 10] and timesteps_trailing(1000, 20)[
+        -2:
+    ] == [99, 49]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_takes_the_spacing(name):
     diffusion = GaussianDiffusion(cosine_beta_schedule(1000))
-    seen = [s.t for s in SAMPLERS[name](diffusion, Curved(), SHAPE, steps=7, x_T=randn(0, *SHAPE), spacing=1.5)]
+    seen = [
+        s.t
+        for s in SAMPLERS[name](
+            diffusion, Curved(), SHAPE, steps=7, x_T=randn(0, *SHAPE), spacing=1.5
+        )
+    ]
     assert seen == [*timesteps_trailing(1000, 7, 1.5), -1]
 
 
 def test_spacing_brings_the_picture_nearer_to_the_exact_one():
-    """Where the last step's error rules, at few steps: the picture of a Gaussian, whose exact one is known."""
+    """Where the last step's error rules, at few steps: the picture of a Gaussian, whose exact one
+    is known.
+    """
     diffusion = GaussianDiffusion(cosine_beta_schedule(1000), "x0")
     x_T = randn(0, *SHAPE)
     exact = last_step(dpm_solver_pp(diffusion, Curved(), SHAPE, steps=1000, x_T=x_T)).x_t
-    errors = [(last_step(dpm_solver_pp(diffusion, Curved(), SHAPE, steps=20, x_T=x_T, spacing=s)).x_t - exact).abs().mean().item()
-              for s in (1.0, 1.5)]
-    print(f"20 steps, spaced evenly and by 1.5: mean distance from the picture of 1,000 steps {errors[0]:.1e} and {errors[1]:.1e}")
+    errors = [
+        (
+            last_step(dpm_solver_pp(diffusion, Curved(), SHAPE, steps=20, x_T=x_T, spacing=s)).x_t
+            - exact
+        )
+        .abs()
+        .mean()
+        .item()
+        for s in (1.0, 1.5)
+    ]
+    print(
+        f"20 steps, spaced evenly and by 1.5: mean distance from the picture of 1,000 steps {errors[0]:.1e} and {errors[1]:.1e}"
+    )
     assert errors[1] < errors[0]
 
 
@@ -117,21 +146,37 @@ def test_spacing_brings_the_picture_nearer_to_the_exact_one():
 @torch.no_grad()
 def test_ddpm_steps_against_diffusers(monkeypatch, name, snr0, prediction, clip):
     seeds = [5, 6, 9]
-    for T, steps in ((1000, 40), (1000, 27), (30, 30)):  # 27 does not divide 1000: steps of 37 and of 38; and all there are
+    # 27 does not divide 1000: steps of 37 and of 38; and all there are
+    for T, steps in ((1000, 40), (1000, 27), (30, 30)):
         diffusion = GaussianDiffusion(make_betas(name, T, zero_terminal_snr=snr0), prediction)
         model = in_language(diffusion, Curved())
-        scheduler = theirs(DDPMScheduler, diffusion, steps, clip_sample=clip, variance_type="fixed_small")
-        ours = list(ddpm(diffusion, model, SHAPE, steps=steps, seeds=seeds, clip=clip, x_T=randn(0, *SHAPE)))
+        scheduler = theirs(
+            DDPMScheduler, diffusion, steps, clip_sample=clip, variance_type="fixed_small"
+        )
+        ours = list(
+            ddpm(diffusion, model, SHAPE, steps=steps, seeds=seeds, clip=clip, x_T=randn(0, *SHAPE))
+        )
         monkeypatch.setattr(diffusers_ddpm, "randn_tensor", noise_as_ours(seeds, SHAPE, skip=1))
         differences, moves = [], []
         for now, after in zip(ours, ours[1:], strict=False):
-            if after.t < 0:  # diffusers adds noise of standard deviation 1e-10 to the picture, its floor; we add none
-                monkeypatch.setattr(diffusers_ddpm, "randn_tensor", lambda *a, **k: torch.zeros(SHAPE, dtype=torch.float64))
+            # diffusers adds noise of standard deviation 1e-10 to the picture, its floor; we add
+            # none
+            if after.t < 0:
+                monkeypatch.setattr(
+                    diffusers_ddpm,
+                    "randn_tensor",
+                    lambda *a, **k: torch.zeros(SHAPE, dtype=torch.float64),
+                )
             expected = scheduler.step(model(now.x_t, torch.full((3,), now.t)), now.t, now.x_t)
-            differences += [after.x_t - expected.prev_sample, now.x0_hat - expected.pred_original_sample]
+            differences += [
+                after.x_t - expected.prev_sample,
+                now.x0_hat - expected.pred_original_sample,
+            ]
             moves.append(after.x_t - now.x_t)
         worst = largest(differences)
-        print(f"ddpm, {name}, {prediction}, clip {clip}, {steps} of {T} steps: largest difference of a step {worst:.1e}")
+        print(
+            f"ddpm, {name}, {prediction}, clip {clip}, {steps} of {T} steps: largest difference of a step {worst:.1e}"
+        )
         assert worst < 1e-10 and largest(moves) > 0.1
 
 
@@ -148,14 +193,19 @@ def test_ddim_steps_against_diffusers(name, snr0, prediction, clip):
     for now, after in zip(ours, ours[1:], strict=False):
         output = model(now.x_t, torch.full((3,), now.t))
         expected = scheduler.step(output, now.t, now.x_t, use_clipped_model_output=True)
-        differences += [after.x_t - expected.prev_sample, now.x0_hat - expected.pred_original_sample]
+        differences += [
+            after.x_t - expected.prev_sample,
+            now.x0_hat - expected.pred_original_sample,
+        ]
     worst = largest(differences)
     print(f"ddim, {name}, {prediction}, clip {clip}: largest difference of a step {worst:.1e}")
     assert worst < 1e-10
 
 
-@pytest.mark.parametrize("steps", [10, 40, 27])  # under 15 and above, where diffusers' rules for the last steps differ
-@pytest.mark.parametrize("name, snr0, prediction", [p for p in PROCESSES if not p[1]])  # it replaces ᾱ = 0 by 2⁻²⁴
+# under 15 and above, where diffusers' rules for the last steps differ
+@pytest.mark.parametrize("steps", [10, 40, 27])
+# it replaces ᾱ = 0 by 2⁻²⁴
+@pytest.mark.parametrize("name, snr0, prediction", [p for p in PROCESSES if not p[1]])
 @torch.no_grad()
 def test_dpm_solver_pp_trajectory_against_diffusers(name, snr0, prediction, steps):
     diffusion = GaussianDiffusion(make_betas(name, 1000), prediction)
@@ -164,23 +214,34 @@ def test_dpm_solver_pp_trajectory_against_diffusers(name, snr0, prediction, step
         DPMSolverMultistepScheduler, diffusion, steps, algorithm_type="dpmsolver++", solver_order=2,
         solver_type="midpoint", final_sigmas_type="zero", lower_order_final=True,
     )  # fmt: skip
-    ours = list(dpm_solver_pp(diffusion, model, SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False))
+    ours = list(
+        dpm_solver_pp(diffusion, model, SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False)
+    )
     assert [s.t for s in ours[:-1]] == scheduler.timesteps.tolist()
     x, differences = ours[0].x_t, []
-    for now, after in zip(ours, ours[1:], strict=False):  # its own x all along: differences may add up
+    # its own x all along: differences may add up
+    for now, after in zip(ours, ours[1:], strict=False):
         x = scheduler.step(model(x, torch.full((3,), now.t)), now.t, x).prev_sample
         differences.append((after.x_t - x) / x.abs().max())
     worst = largest(differences)
-    # diffusers steps in float32, which √ᾱ = 5e-5 at the start of the cosine schedule magnifies where x̂_0 comes from ε
-    print(f"dpm_solver_pp, {name}, {prediction}, {steps} steps: largest relative difference {worst:.1e}")
+    # diffusers steps in float32, which √ᾱ = 5e-5 at the start of the cosine schedule magnifies
+    # where x̂_0 comes from ε
+    print(
+        f"dpm_solver_pp, {name}, {prediction}, {steps} steps: largest relative difference {worst:.1e}"
+    )
     assert worst < 1e-5
-    first_order = last_step(ddim(diffusion, model, SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False)).x_t
-    assert (first_order - x).abs().max() / x.abs().max() > 1e-4  # the comparison does notice the second order
+    first_order = last_step(
+        ddim(diffusion, model, SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False)
+    ).x_t
+    # the comparison does notice the second order
+    assert (first_order - x).abs().max() / x.abs().max() > 1e-4
 
 
 @torch.no_grad()
 def test_heun_is_heuns_rule():
-    """In y = x / σ and τ = α / σ the process is dy/dτ = x̂_0: the textbook's predictor and corrector in these two."""
+    """In y = x / σ and τ = α / σ the process is dy/dτ = x̂_0: the textbook's predictor and
+    corrector in these two.
+    """
     diffusion, model = GaussianDiffusion(linear_beta_schedule(1000), "x0"), Curved(0.7)
     ours = list(heun(diffusion, model, SHAPE, steps=20, x_T=randn(0, *SHAPE), clip=False))
     ts = [s.t for s in ours]
@@ -190,12 +251,18 @@ def test_heun_is_heuns_rule():
         tau = [alpha[now] / sigma[now], alpha[after] / sigma[after]]
         slope = model(y * sigma[now], torch.full((3,), now))
         predicted = y + (tau[1] - tau[0]) * slope
-        y = y + (tau[1] - tau[0]) * (slope + model(predicted * sigma[after], torch.full((3,), after))) / 2
+        y = (
+            y
+            + (tau[1] - tau[0])
+            * (slope + model(predicted * sigma[after], torch.full((3,), after)))
+            / 2
+        )
     assert (ours[-2].x_t - y * sigma[ts[-2]]).abs().max() < 1e-12
-    assert torch.equal(ours[-1].x_t, model(ours[-2].x_t, torch.full((3,), ts[-2])))  # lands on the guess
+    # lands on the guess
+    assert torch.equal(ours[-1].x_t, model(ours[-2].x_t, torch.full((3,), ts[-2])))
 
 
-# -- the sequence of steps ---------------------------------------------------------------------------------------------
+# -- the sequence of steps -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 20])
@@ -214,43 +281,68 @@ def test_what_a_sampler_yields(name, steps):
     out, made = [], []
     for step in SAMPLERS[name](diffusion, model, SHAPE, steps=steps, x_T=x_T):
         assert isinstance(step, Step) and not step.x_t.requires_grad
-        assert step.x_t.shape == step.x0_hat.shape == SHAPE and step.x_t.dtype == step.x0_hat.dtype == torch.float64
+        assert (
+            step.x_t.shape == step.x0_hat.shape == SHAPE
+            and step.x_t.dtype == step.x0_hat.dtype == torch.float64
+        )
         out.append(step)
         made.append(len(calls))  # the evaluations made by the time this step is handed out
     assert torch.equal(x_T, before)  # the caller's noise is left as it was
     assert [s.t for s in out] == [*timesteps_trailing(100, steps), -1]
     assert torch.equal(out[0].x_t, x_T)
     per_step = 2 if name == "heun" else 1
-    assert [s.evaluations for s in out] == made == [1 + per_step * i for i in range(steps)] + [1 + per_step * (steps - 1)]
+    assert (
+        [s.evaluations for s in out]
+        == made
+        == [1 + per_step * i for i in range(steps)] + [1 + per_step * (steps - 1)]
+    )
     own = calls[::per_step]  # the first evaluation of each step sees the x_t that was handed out
     for step, (x, t) in zip(out, own, strict=False):
         assert t == step.t and torch.equal(x, step.x_t)
         t_batch = torch.full((3,), step.t)
-        assert torch.equal(step.x0_hat, diffusion.predict_x0(network(step.x_t, t_batch), step.x_t, t_batch).clamp(-1, 1))
+        assert torch.equal(
+            step.x0_hat,
+            diffusion.predict_x0(network(step.x_t, t_batch), step.x_t, t_batch).clamp(-1, 1),
+        )
     assert torch.equal(out[-1].x0_hat, out[-1].x_t)
     # no noise after the last step: the picture is the last guess
     assert (out[-1].x_t - out[-2].x0_hat).abs().max() < 1e-14
-    assert torch.equal(last_step(SAMPLERS[name](diffusion, model, SHAPE, steps=steps, x_T=x_T)).x_t, out[-1].x_t)
+    assert torch.equal(
+        last_step(SAMPLERS[name](diffusion, model, SHAPE, steps=steps, x_T=x_T)).x_t, out[-1].x_t
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_clipping_comes_before_the_step(name):
-    """Clipping in the sampler is the same as a network that clips itself; and it is not the same as clipping at the end."""
-    diffusion, model, x_T = GaussianDiffusion(linear_beta_schedule(1000), "x0"), Curved(3.0), randn(0, *SHAPE)
+    """Clipping in the sampler is the same as a network that clips itself; and it is not the same as
+    clipping at the end.
+    """
+    diffusion, model, x_T = (
+        GaussianDiffusion(linear_beta_schedule(1000), "x0"),
+        Curved(3.0),
+        randn(0, *SHAPE),
+    )
 
     def run(model: Callable, clip: bool) -> list[Step]:
         return list(SAMPLERS[name](diffusion, model, SHAPE, steps=20, x_T=x_T, clip=clip))
 
     clipped, itself = run(model, True), run(lambda x, t: model(x, t).clamp(-1, 1), False)
     for a, b in zip(clipped, itself, strict=True):
-        assert torch.equal(a.x_t, b.x_t) and torch.equal(a.x0_hat, b.x0_hat) and a.x0_hat.abs().max() <= 1
+        assert (
+            torch.equal(a.x_t, b.x_t)
+            and torch.equal(a.x0_hat, b.x0_hat)
+            and a.x0_hat.abs().max() <= 1
+        )
     free = run(model, False)
     assert max(s.x0_hat.abs().max() for s in free) > 1.5
     assert (free[-1].x_t.clamp(-1, 1) - clipped[-1].x_t).abs().max() > 0.05
-    assert torch.equal(free[0].x_t, clipped[0].x_t) and (free[1].x_t - clipped[1].x_t).abs().max() > 1e-3
+    assert (
+        torch.equal(free[0].x_t, clipped[0].x_t)
+        and (free[1].x_t - clipped[1].x_t).abs().max() > 1e-3
+    )
 
 
-# -- seeds -------------------------------------------------------------------------------------------------------------
+# -- seeds -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -259,7 +351,9 @@ def test_a_seed_is_the_same_picture_in_any_batch(name):
     model, diffusion = random_unet(**SMALL), GaussianDiffusion(cosine_beta_schedule(1000))
 
     def draw(seeds: list[int] | None, count: int) -> Tensor:
-        return last_step(SAMPLERS[name](diffusion, model, (count, 3, 16, 16), steps=8, seeds=seeds)).x_t
+        return last_step(
+            SAMPLERS[name](diffusion, model, (count, 3, 16, 16), steps=8, seeds=seeds)
+        ).x_t
 
     together, alone = draw([3, 7, 12, 0, 5], 5), draw([7], 1)
     error = (together[1] - alone[0]).abs().max().item() * 127.5
@@ -274,7 +368,9 @@ def test_a_seed_is_the_same_picture_in_any_batch(name):
 
 @torch.no_grad()
 def test_x_T_and_the_noise_after_it():
-    """The first noise of a seed is its x_T; given an x_T, what ddpm adds later must be the same and not that x_T once more."""
+    """The first noise of a seed is its x_T; given an x_T, what ddpm adds later must be the same and
+    not that x_T once more.
+    """
     diffusion = GaussianDiffusion(linear_beta_schedule(1000), "x0")
 
     def zero(x: Tensor, t: Tensor) -> Tensor:
@@ -285,18 +381,26 @@ def test_x_T_and_the_noise_after_it():
     assert torch.equal(own[0].x_t, first)
     again = list(ddpm(diffusion, zero, SHAPE, steps=5, seeds=[1, 2, 3], x_T=first))
     assert all(torch.equal(a.x_t, b.x_t) for a, b in zip(own, again, strict=True))
-    mean, variance = diffusion.q_posterior(torch.zeros(SHAPE), first, torch.tensor([999]), torch.tensor([799]))
+    mean, variance = diffusion.q_posterior(
+        torch.zeros(SHAPE), first, torch.tensor([999]), torch.tensor([799])
+    )
     added = (own[1].x_t - mean) / variance.sqrt()
-    assert abs(torch.corrcoef(torch.stack([added.flatten(), first.flatten()]))[0, 1]) < 0.4  # 96 numbers: 0.1 by chance
+    # 96 numbers: 0.1 by chance
+    assert abs(torch.corrcoef(torch.stack([added.flatten(), first.flatten()]))[0, 1]) < 0.4
     assert 0.7 < added.std() < 1.3
     other = list(ddpm(diffusion, zero, SHAPE, steps=5, seeds=[4, 5, 6], x_T=first))
     assert torch.equal(other[0].x_t, first) and not torch.equal(other[1].x_t, own[1].x_t)
     for name in DETERMINISTIC:  # there the seed counts only through x_T
-        a, b = (last_step(SAMPLERS[name](diffusion, Curved().float(), SHAPE, steps=5, seeds=s, x_T=first)) for s in ([1, 2, 3], [4, 5, 6]))
+        a, b = (
+            last_step(
+                SAMPLERS[name](diffusion, Curved().float(), SHAPE, steps=5, seeds=s, x_T=first)
+            )
+            for s in ([1, 2, 3], [4, 5, 6])
+        )
         assert torch.equal(a.x_t, b.x_t)
 
 
-# -- a Gaussian data set, whose best denoiser is known -----------------------------------------------------------------
+# -- a Gaussian data set, whose best denoiser is known ---------------------------------------------
 
 
 
@@ -304,19 +408,26 @@ def test_x_T_and_the_noise_after_it():
 
 
 
-# As many steps as make the sampler's own error small beside that of 40,000 points (0.5 % of a standard deviation in the
+# As many steps as make the sampler's own error small beside that of 40,000 points (0.5 % of a
+# standard deviation in the
 # mean, 0.7 % in a variance); ddpm and ddim need far more for it than the two of second order.
 @pytest.mark.parametrize("name, steps", [("ddpm", 1000), ("ddim", 500), ("heun", 100), ("dpm_solver_pp", 60)])
 @pytest.mark.parametrize("schedule, snr0, prediction", [("cosine", False, "epsilon"), ("cosine", True, "v")])
 def test_samplers_recover_a_gaussian_within_sampling_error(schedule, snr0, prediction, name, steps):
     diffusion = GaussianDiffusion(make_betas(schedule, 1000, zero_terminal_snr=snr0), prediction)
     _, _, off = gaussian_errors(diffusion, name, steps)
-    print(f"{name}, {steps} steps, {prediction}: mean and covariance of 40,000 points off by at most {off:.1f} standard errors")
-    assert off < 4  # five numbers of which chance alone takes one beyond 4 in 3,000 such tests; seeds fixed: no flicker
+    print(
+        f"{name}, {steps} steps, {prediction}: mean and covariance of 40,000 points off by at most {off:.1f} standard errors"
+    )
+    # five numbers of which chance alone takes one beyond 4 in 3,000 such tests; seeds fixed: no
+    # flicker
+    assert off < 4
 
 
 def test_too_few_steps_of_ddpm_are_noticed():
-    """The same measure does see the known error of few steps: the "fixed small" variance makes pictures too narrow."""
+    """The same measure does see the known error of few steps: the "fixed small" variance makes
+    pictures too narrow.
+    """
     diffusion = GaussianDiffusion(cosine_beta_schedule(1000))
     _, covariance_error, off = gaussian_errors(diffusion, "ddpm", 40)
     print(f"ddpm, 40 steps: off by {off:.0f} standard errors")
@@ -325,30 +436,41 @@ def test_too_few_steps_of_ddpm_are_noticed():
 
 
 
-# Windows: an order is a limit, reached from below; with 40, 80 and 160 steps each measured order lies within 0.1 of it
-# halfway. Near the end a step takes a larger part of the noise away, and dpm_solver_pp is further from its limit.
+# Windows: an order is a limit, reached from below; with 40, 80 and 160 steps each measured order
+# lies within 0.1 of it
+# halfway. Near the end a step takes a larger part of the noise away, and dpm_solver_pp is further
+# from its limit.
 @pytest.mark.parametrize("snr0", [False, True])
 @pytest.mark.parametrize("name, order, near_end", [("ddim", 1, 0.1), ("heun", 2, 0.1), ("dpm_solver_pp", 2, 0.2)])
 def test_order_of_convergence(name, order, near_end, snr0):
     betas = linear_beta_schedule(10_080)
     diffusion = GaussianDiffusion(rescale_zero_terminal_snr(betas) if snr0 else betas, "x0")
     errors = order_errors(name, diffusion, (40, 80, 160))
-    measured = {word: [math.log2(a / b) for a, b in zip(e, e[1:], strict=False)] for word, e in errors.items()}
+    measured = {
+        word: [math.log2(a / b) for a, b in zip(e, e[1:], strict=False)]
+        for word, e in errors.items()
+    }
     print(name, {word: [round(m, 2) for m in orders] for word, orders in measured.items()})
     assert all(len(e) == 3 for e in errors.values())
     assert all(abs(m - order) < 0.1 for m in measured["halfway"])
     assert all(abs(m - order) < near_end for m in measured["near the end"])
-    # The last step, to the clean picture, is first order in all: its error is the noise left at t = T/steps - 1.
+    # The last step, to the clean picture, is first order in all: its error is the noise left at t =
+    # T/steps - 1.
     assert all(m > 0.9 for m in measured["picture"])
 
 
 def test_second_order_is_worth_it():
-    """Fewer evaluations, a smaller error, at the picture too: 40 of dpm_solver_pp and 39 of heun against 40 of ddim."""
+    """Fewer evaluations, a smaller error, at the picture too: 40 of dpm_solver_pp and 39 of heun
+    against 40 of ddim.
+    """
     diffusion = GaussianDiffusion(cosine_beta_schedule(10_080), "x0")
     ddim_error, heun_error, dpm_error = (
-        order_errors(name, diffusion, (n,))["picture"][0] for name, n in (("ddim", 40), ("heun", 20), ("dpm_solver_pp", 40))
+        order_errors(name, diffusion, (n,))["picture"][0]
+        for name, n in (("ddim", 40), ("heun", 20), ("dpm_solver_pp", 40))
     )
-    print(f"picture's largest error: ddim {ddim_error:.4f}, heun {heun_error:.4f}, dpm_solver_pp {dpm_error:.4f}")
+    print(
+        f"picture's largest error: ddim {ddim_error:.4f}, heun {heun_error:.4f}, dpm_solver_pp {dpm_error:.4f}"
+    )
     assert dpm_error < ddim_error / 4 and heun_error < ddim_error
 
 
@@ -359,15 +481,22 @@ def test_zero_terminal_snr(name, prediction, steps):
     """ᾱ = 0 is no special case: the first guess is the data's mean, and every number is finite."""
     diffusion = GaussianDiffusion(make_betas("cosine", 1000, zero_terminal_snr=True), prediction)
     model = gaussian_model(diffusion)
-    out = list(SAMPLERS[name](diffusion, model, SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False))
+    out = list(
+        SAMPLERS[name](diffusion, model, SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False)
+    )
     assert all(torch.isfinite(s.x_t).all() and torch.isfinite(s.x0_hat).all() for s in out)
     assert (out[0].x0_hat - MEAN[:, None, None]).abs().max() < 1e-12
-    other = GaussianDiffusion(diffusion.betas, "x0" if prediction == "v" else "v")  # the language must not matter
-    again = last_step(SAMPLERS[name](other, gaussian_model(other), SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False))
+    # the language must not matter
+    other = GaussianDiffusion(diffusion.betas, "x0" if prediction == "v" else "v")
+    again = last_step(
+        SAMPLERS[name](
+            other, gaussian_model(other), SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False
+        )
+    )
     assert (again.x_t - out[-1].x_t).abs().max() < 1e-10
 
 
-# -- guidance ----------------------------------------------------------------------------------------------------------
+# -- guidance --------------------------------------------------------------------------------------
 
 
 class Labelled(Curved):
@@ -377,7 +506,9 @@ class Labelled(Curved):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         self.calls = getattr(self, "calls", 0) + 1
-        return super().forward(x, t) * (1 + labels)[:, None, None, None] + labels[:, None, None, None]
+        return (
+            super().forward(x, t) * (1 + labels)[:, None, None, None] + labels[:, None, None, None]
+        )
 
 
 @torch.no_grad()
@@ -394,14 +525,16 @@ def test_guidance_formula():
     model.calls = 0
     guided(model, labels, 3)(x, t)
     assert model.calls == 1  # both in one batch
-    assert torch.equal(guided(model, 2, 1)(x, t), model(x, t, torch.full((3,), 2)))  # one class for all
+    # one class for all
+    assert torch.equal(guided(model, 2, 1)(x, t), model(x, t, torch.full((3,), 2)))
     assert torch.equal(guided(model, 0, 0, null_label=1)(x, t), model(x, t, torch.full((3,), 1)))
     assert torch.equal(guided(model, labels.to(torch.int32), 1)(x, t), conditional)
 
 
 @torch.no_grad()
 def test_guided_sampling():
-    """All four samplers take the guided model as any other, and guidance in ε is guidance in x̂_0."""
+    """All four samplers take the guided model as any other, and guidance in ε is guidance in x̂_0.
+    """
     diffusion, model = GaussianDiffusion(cosine_beta_schedule(1000), "x0"), Labelled(0.2)
 
     class AsEpsilon(Labelled):
@@ -411,13 +544,22 @@ def test_guided_sampling():
 
     for sampler in SAMPLERS.values():
 
-        def draw(diffusion: GaussianDiffusion, model: nn.Module, scale: float, sampler: Callable = sampler) -> Tensor:
+        def draw(
+            diffusion: GaussianDiffusion,
+            model: nn.Module,
+            scale: float,
+            sampler: Callable = sampler,
+        ) -> Tensor:
             model = guided(model, 1, scale)
-            return last_step(sampler(diffusion, model, SHAPE, steps=6, x_T=randn(0, *SHAPE), clip=False)).x_t
+            return last_step(
+                sampler(diffusion, model, SHAPE, steps=6, x_T=randn(0, *SHAPE), clip=False)
+            ).x_t
 
         none, once, thrice = (draw(diffusion, model, scale) for scale in (0, 1, 3))
         assert (none - once).abs().max() > 0.1 and (once - thrice).abs().max() > 0.1
-        assert (draw(GaussianDiffusion(diffusion.betas), AsEpsilon(0.2), 3) - thrice).abs().max() < 1e-9
+        assert (
+            draw(GaussianDiffusion(diffusion.betas), AsEpsilon(0.2), 3) - thrice
+        ).abs().max() < 1e-9
 
 
 def test_bad_guidance_is_refused(refuses):
@@ -428,7 +570,12 @@ def test_bad_guidance_is_refused(refuses):
     for labels, shown in ((3, "[3]"), (-1, "[-1]"), (torch.tensor([0, 7, 1]), "[0, 7, 1]")):
         with refuses(ValueError, shown, "0 … 2"):
             guided(model, labels, 3)
-    for labels, shown in ((1.5, "1.5"), (torch.tensor([[0], [1]]), "[[0], [1]]"), ([], "[]"), (True, "True")):
+    for labels, shown in (
+        (1.5, "1.5"),
+        (torch.tensor([[0], [1]]), "[[0], [1]]"),
+        ([], "[]"),
+        (True, "True"),
+    ):
         with refuses(ValueError, shown, "one class number, or one a picture"):
             guided(model, labels, 3)
     with refuses(ValueError, "2 labels for 3 pictures", "one a picture"):
@@ -438,15 +585,20 @@ def test_bad_guidance_is_refused(refuses):
             guided(unlabelled, 0, 3)
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_bad_input_is_refused(refuses, name):
     diffusion, sampler = GaussianDiffusion(linear_beta_schedule(10)), SAMPLERS[name]
 
-    def run(model: Callable = Curved(), shape: tuple = SHAPE, steps: object = 5, **settings) -> None:  # noqa: B008
-        last_step(sampler(diffusion, model, shape, steps=steps, **{"x_T": randn(0, *SHAPE), **settings}))
+    # noqa: B008
+    def run(
+        model: Callable = Curved(), shape: tuple = SHAPE, steps: object = 5, **settings
+    ) -> None:
+        last_step(
+            sampler(diffusion, model, shape, steps=steps, **{"x_T": randn(0, *SHAPE), **settings})
+        )
 
     run()
     run(steps=10)
@@ -479,7 +631,9 @@ def test_bad_input_is_refused(refuses, name):
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("name", ALL)
 def test_broken_weights_are_named(refuses, name, clip):
-    """One NaN among the weights is enough; clamp would let it through and a grid would show it as black."""
+    """One NaN among the weights is enough; clamp would let it through and a grid would show it as
+    black.
+    """
     model = random_unet(**SMALL)
     with torch.no_grad():
         model.conv_in.weight[0, 0, 0, 0] = float("nan")
@@ -490,11 +644,20 @@ def test_broken_weights_are_named(refuses, name, clip):
 
 def test_a_float64_start_for_a_float32_network_is_refused(refuses):
     with refuses(ValueError, "torch.float64", "torch.float32"):
-        last_step(ddim(GaussianDiffusion([0.1, 0.2]), random_unet(**SMALL), (1, 3, 16, 16), steps=2, x_T=randn(0, 1, 3, 16, 16)))
+        last_step(
+            ddim(
+                GaussianDiffusion([0.1, 0.2]),
+                random_unet(**SMALL),
+                (1, 3, 16, 16),
+                steps=2,
+                x_T=randn(0, 1, 3, 16, 16),
+            )
+        )
 
 
 def test_posterior_and_snr_name_a_timestep_that_does_not_exist(refuses):
-    """-1 means the clean picture to a sampler; as an index it would silently be the noisiest one."""
+    """-1 means the clean picture to a sampler; as an index it would silently be the noisiest one.
+    """
     diffusion, x = GaussianDiffusion(linear_beta_schedule(10)), randn(0, *SHAPE)
     for t in (-1, 10):
         with refuses(ValueError, f"[{t}]", "0 … 9"):
@@ -506,7 +669,7 @@ def test_posterior_and_snr_name_a_timestep_that_does_not_exist(refuses):
             diffusion.q_posterior(x, x, torch.tensor([5]), torch.tensor([t_prev]))
 
 
-# -- autoguidance ------------------------------------------------------------------------------------------------------
+# -- autoguidance ----------------------------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -57,7 +57,9 @@ def test_linear_defaults_are_the_papers_at_1000_and_end_as_noisy_at_any_T():
     assert betas[0] == 1e-4 and abs(betas[-1] - 0.02) < 1e-15
     ends = [alphas_cumprod(linear_beta_schedule(T))[-1].log().item() for T in (250, 1000, 10_000)]
     assert max(ends) - min(ends) < 1.5  # log of ᾱ_T is about -10 in all
-    assert torch.equal(linear_beta_schedule(3, 0.1, 0.3), torch.linspace(0.1, 0.3, 3, dtype=torch.float64))
+    assert torch.equal(
+        linear_beta_schedule(3, 0.1, 0.3), torch.linspace(0.1, 0.3, 3, dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
@@ -87,7 +89,9 @@ def test_zero_terminal_snr(name):
 def test_shifted_snr_is_the_factor_times_the_old_one(name, factor):
     betas = make_betas(name, 1000)
     shifted = make_betas(name, 1000, snr_factor=factor)
-    assert torch.equal(shifted, shift_snr(betas, factor)) and torch.equal(make_betas(name, 1000, snr_factor=1.0), betas)
+    assert torch.equal(shifted, shift_snr(betas, factor)) and torch.equal(
+        make_betas(name, 1000, snr_factor=1.0), betas
+    )
     assert shifted.dtype == torch.float64 and (shifted > 0).all() and (shifted <= 0.9999).all()
     before, after = (alphas_cumprod(b) / (1 - alphas_cumprod(b)) for b in (betas, shifted))
     error = (after / (factor * before) - 1).abs().max().item()
@@ -100,17 +104,29 @@ def test_shifted_snr_is_the_factor_times_the_old_one(name, factor):
 
 
 def test_why_a_sixteenth_the_mean_of_a_patch():
-    """Noised with 1/16 of the SNR, the mean of 4 x 4 equal pixels is as noisy, next to its signal, as one pixel at the whole SNR."""
-    small, large = (alphas_cumprod(make_betas("cosine", 1000, snr_factor=factor))[[100, 500, 900]] for factor in (1.0, 1 / 16))
-    noise = torch.randn((20_000, 16), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    """Noised with 1/16 of the SNR, the mean of 4 x 4 equal pixels is as noisy, next to its signal,
+    as one pixel at the whole SNR.
+    """
+    small, large = (
+        alphas_cumprod(make_betas("cosine", 1000, snr_factor=factor))[[100, 500, 900]]
+        for factor in (1.0, 1 / 16)
+    )
+    noise = torch.randn(
+        (20_000, 16), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     for one, many in zip(small.tolist(), large.tolist(), strict=True):
         of_patch = many / ((1 - many) * noise.mean(dim=1).var().item())
-        assert abs(of_patch / (one / (1 - one)) - 1) < 0.05                           # standard error of the variance: 1 %
+        # standard error of the variance: 1 %
+        assert abs(of_patch / (one / (1 - one)) - 1) < 0.05
 
 
 def test_zero_terminal_snr_against_diffusers_scheduler():
-    theirs = DDIMScheduler(beta_schedule="linear", rescale_betas_zero_snr=True).alphas_cumprod.double()
-    assert (alphas_cumprod(make_betas("linear", 1000, zero_terminal_snr=True)) - theirs).abs().max() < 1e-6
+    theirs = DDIMScheduler(
+        beta_schedule="linear", rescale_betas_zero_snr=True
+    ).alphas_cumprod.double()
+    assert (
+        alphas_cumprod(make_betas("linear", 1000, zero_terminal_snr=True)) - theirs
+    ).abs().max() < 1e-6
 
 
 def test_sigmoid_with_a_large_tau_is_a_straight_line():
@@ -128,7 +144,11 @@ def test_bad_T_is_refused(refuses, schedule, T):
 def test_bad_settings_are_refused(refuses):
     with refuses(ValueError, "quadratic", "linear, cosine, sigmoid"):
         make_betas("quadratic")
-    for start, end, bad in ((0.0, 0.02, "beta_start"), (1e-4, 1.0, "beta_end"), (float("nan"), 0.02, "nan")):
+    for start, end, bad in (
+        (0.0, 0.02, "beta_start"),
+        (1e-4, 1.0, "beta_end"),
+        (float("nan"), 0.02, "nan"),
+    ):
         with refuses(ValueError, bad, "between 0 and 1", "1e-4 to 0.02"):
             linear_beta_schedule(10, start, end)
     with refuses(ValueError, "start=3", "start < end"):

@@ -24,24 +24,42 @@ from diffusion_lib.core.unet import AttentionBlock, ResBlock
 CORE = Path(inspect.getfile(GaussianDiffusion)).parent
 SLIDE = 30  # lines of code
 CONCEPTS = {
-    "schedule": cosine_beta_schedule, "q_sample": GaussianDiffusion.q_sample, "loss": noise_prediction_loss,
-    "reverse step": ddpm, "posterior": GaussianDiffusion.q_posterior, "DDIM": ddim, "residual block": ResBlock,
-    "attention": AttentionBlock, "U-Net forward": UNet.forward, "training step": Trainer.train_step, "EMA update": EMA.update,
+    "schedule": cosine_beta_schedule,
+    "q_sample": GaussianDiffusion.q_sample,
+    "loss": noise_prediction_loss,
+    "reverse step": ddpm,
+    "posterior": GaussianDiffusion.q_posterior,
+    "DDIM": ddim,
+    "residual block": ResBlock,
+    "attention": AttentionBlock,
+    "U-Net forward": UNet.forward,
+    "training step": Trainer.train_step,
+    "EMA update": EMA.update,
     "guidance": Guided.__call__,
 }
 
 
 def code_lines(source: str, *, checks: bool = True) -> int:
-    """Lines that are code: no docstrings, comments, blank lines; with checks=False no `check_…` functions either."""
+    """Lines that are code: no docstrings, comments, blank lines; with checks=False no `check_…`
+    functions either.
+    """
     tree = ast.parse(textwrap.dedent(source))
     skipped = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
             skipped.update(range(node.lineno, node.end_lineno + 1))
         if not checks and isinstance(node, ast.FunctionDef) and node.name.startswith("check_"):
             skipped.update(range(node.lineno, node.end_lineno + 1))
     lines = enumerate(textwrap.dedent(source).splitlines(), 1)
-    return sum(1 for number, line in lines if number not in skipped and line.strip() and not line.strip().startswith("#"))
+    return sum(
+        1
+        for number, line in lines
+        if number not in skipped and line.strip() and not line.strip().startswith("#")
+    )
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
@@ -51,5 +69,7 @@ def test_it_fits_a_slide(concept: str) -> None:
 
 
 def test_the_heart_stays_small() -> None:
-    total = sum(code_lines(path.read_text(encoding="utf-8"), checks=False) for path in CORE.glob("*.py"))
+    total = sum(
+        code_lines(path.read_text(encoding="utf-8"), checks=False) for path in CORE.glob("*.py")
+    )
     assert total < 1000, f"core has {total} lines of code"

@@ -17,7 +17,8 @@ from diffusion_lib.saving.diffusers_format import to_diffusers_unet
 def test_equals_diffusers_on_copied_weights(name):
     model = random_unet(**CONFIGURATIONS[name])
     theirs = to_diffusers_unet(model)
-    assert set(theirs.state_dict()) == set(model.state_dict())  # identical names: nothing is renamed
+    # identical names: nothing is renamed
+    assert set(theirs.state_dict()) == set(model.state_dict())
     x, t = pictures(model), torch.tensor([3, 977])
     labels = None if model.num_classes is None else torch.tensor([4, model.num_classes])
     ours = model(x, t, labels)
@@ -35,7 +36,9 @@ def test_settings_for_published_networks_matter():
     model = random_unet(**SMALL)
     x, t = pictures(model), torch.tensor([3, 977])
     right = model(x, t)
-    for field, value in dict(flip_sin_to_cos=False, freq_shift=1, downsample_padding=0, attention_head_dim=8).items():
+    for field, value in dict(
+        flip_sin_to_cos=False, freq_shift=1, downsample_padding=0, attention_head_dim=8
+    ).items():
         other = UNet(model.config, **{field: value}).eval()
         other.load_state_dict(model.state_dict())
         error = (other(x, t) - right).abs().max().item()
@@ -53,7 +56,9 @@ def test_time_embedding_is_vaswanis():
 
 
 def test_starts_at_zero_and_learns():
-    """The output and every residual branch start at 0; after a few steps of training every weight has moved."""
+    """The output and every residual branch start at 0; after a few steps of training every weight
+    has moved.
+    """
     torch.manual_seed(0)
     model = UNet(**SMALL, num_classes=3)
     x, t, labels = pictures(model), torch.tensor([1, 2]), torch.tensor([0, 3])
@@ -71,24 +76,37 @@ def test_starts_at_zero_and_learns():
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
-    assert all(name.endswith("to_k.bias") for name in still), still  # softmax does not feel a bias of the keys
+    # softmax does not feel a bias of the keys
+    assert all(name.endswith("to_k.bias") for name in still), still
 
 
 @torch.no_grad()
 def test_config_rebuilds_the_network():
-    for settings in (DDPM_CIFAR10, CONFIGURATIONS["10 classes, heads of 8"], CONFIGURATIONS["patch 2"], SMALL):
+    for settings in (
+        DDPM_CIFAR10,
+        CONFIGURATIONS["10 classes, heads of 8"],
+        CONFIGURATIONS["patch 2"],
+        SMALL,
+    ):
         model = random_unet(**settings)
         again = UNet(**json.loads(json.dumps(dataclasses.asdict(model.config)))).eval()
         assert again.config == model.config
         again.load_state_dict(model.state_dict())
-        assert torch.equal(again(pictures(model), torch.tensor([0, 9])), model(pictures(model), torch.tensor([0, 9])))
+        assert torch.equal(
+            again(pictures(model), torch.tensor([0, 9])),
+            model(pictures(model), torch.tensor([0, 9])),
+        )
 
 
 @torch.no_grad()
 def test_labels_and_the_null_label():
     model = random_unet(**SMALL, num_classes=3)
     x, t = pictures(model), torch.tensor([5, 5])
-    none, null, zero = model(x, t), model(x, t, torch.tensor([3, 3])), model(x, t, torch.tensor([0, 0]))
+    none, null, zero = (
+        model(x, t),
+        model(x, t, torch.tensor([3, 3])),
+        model(x, t, torch.tensor([0, 0])),
+    )
     assert torch.equal(none, null)
     assert (none - zero).abs().max() > 0.01
     assert model.class_embedding.weight.shape[0] == 4
@@ -119,7 +137,9 @@ def test_precision():
         low = model(x, t)
         again = model(x.bfloat16(), t)
     assert low.dtype == torch.float32 and again.dtype == torch.bfloat16
-    print(f"bfloat16 autocast against float64: {(low - right).abs().max():.2f}, outputs to {right.abs().max():.2f}")
+    print(
+        f"bfloat16 autocast against float64: {(low - right).abs().max():.2f}, outputs to {right.abs().max():.2f}"
+    )
     assert 0 < (low - right).abs().max() < 0.2 * right.abs().max()
 
 
@@ -136,7 +156,9 @@ def test_channels_last_gives_the_same():
     x, t = pictures(model), torch.tensor([0, 999])
     with torch.no_grad():
         right = model(x, t)
-        other = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), t)
+        other = model.to(memory_format=torch.channels_last)(
+            x.to(memory_format=torch.channels_last), t
+        )
     assert (other - right).abs().max() < 1e-4
 
 

@@ -1,4 +1,5 @@
-"""Panels: pixels are the values, in order, on one scale; small plots show their numbers in place."""
+"""Panels: pixels are the values, in order, on one scale; small plots show their numbers in place.
+"""
 
 import io
 import math

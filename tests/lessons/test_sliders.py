@@ -54,7 +54,10 @@ def in_page(one, one_name: str, other, other_name: str) -> bool:
     """Whether a link in the page (no kernel needed) ties the two properties."""
     ends = {(id(one), one_name), (id(other), other_name)}
     links = [widget for widget in gc.get_objects() if type(widget) is Link]
-    return any({(id(link.source[0]), link.source[1]), (id(link.target[0]), link.target[1])} == ends for link in links)
+    return any(
+        {(id(link.source[0]), link.source[1]), (id(link.target[0]), link.target[1])} == ends
+        for link in links
+    )
 
 
 @pytest.fixture
@@ -76,8 +79,13 @@ def test_a_frame_slider_at_its_ends_and_its_middle() -> None:
     for t in (0, 500, 1000):
         shown = slider.move(t)
         assert middle(shown) == pytest.approx(255 * t / 1000, abs=1)
-        assert slider.slider.label == str(t) and slider.pages.children[slider.pages.selected_index].value == shown
-    assert [middle(frame) for frame in slider.frames] == sorted(middle(frame) for frame in slider.frames)
+        assert (
+            slider.slider.label == str(t)
+            and slider.pages.children[slider.pages.selected_index].value == shown
+        )
+    assert [middle(frame) for frame in slider.frames] == sorted(
+        middle(frame) for frame in slider.frames
+    )
 
 
 def test_a_frame_slider_moves_in_the_page_without_a_kernel() -> None:
@@ -86,7 +94,11 @@ def test_a_frame_slider_moves_in_the_page_without_a_kernel() -> None:
     assert in_page(slider.slider, "index", slider.pages, "selected_index")
     row = slider.children[0]
     player, handle = row.children
-    assert isinstance(player, Play) and handle is slider.slider and in_page(player, "value", handle, "index")
+    assert (
+        isinstance(player, Play)
+        and handle is slider.slider
+        and in_page(player, "value", handle, "index")
+    )
     assert (player.min, player.max, player.value) == (0, 2, 1)
     alone = frame_slider([grey(0)], [0], play=False)
     assert [type(child) for child in alone.children[0].children] == [SelectionSlider]
@@ -97,8 +109,10 @@ def test_pictures_carry_their_words_and_keep_their_size() -> None:
     for picture, words in zip(slider.pages.children, ("seed = 3", "seed = 7"), strict=True):
         assert picture.tooltip == words
         state = picture.get_state()
-        assert state["description"] == ""                                      # without it the page cannot show a tooltip
-        assert picture.layout.align_self == "flex-start"                       # else a box stretches it over the page
+        # without it the page cannot show a tooltip
+        assert state["description"] == ""
+        # else a box stretches it over the page
+        assert picture.layout.align_self == "flex-start"
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -128,11 +142,14 @@ def test_captions_are_words_and_drawn_into_the_frames(diffusion) -> None:
 def test_frames_of_every_kind() -> None:
     as_bytes = widgets.encode(compose([grey(200)]))
     figure = plot_curves({"a": [1, 2]}, xlabel="x", ylabel="y", width=3, height=2)
-    slider = frame_slider([grey(0), compose([grey(500)]), torch.zeros(4, 3, 8, 8), figure, as_bytes], range(5))
+    slider = frame_slider(
+        [grey(0), compose([grey(500)]), torch.zeros(4, 3, 8, 8), figure, as_bytes], range(5)
+    )
     assert len({slider.move(value) for value in range(5)}) == 5
     assert pixels(slider.move(3)).shape == (200 + 34, 300 + 12, 3)
     untouched = frame_slider([as_bytes, as_bytes[:]], [0, 1])
-    assert untouched.frames == [as_bytes, as_bytes]                            # only bytes: taken as they are
+    # only bytes: taken as they are
+    assert untouched.frames == [as_bytes, as_bytes]
 
 
 def test_frames_that_are_too_heavy_become_webp(noise) -> None:
@@ -187,23 +204,34 @@ def test_a_live_slider_at_its_ends_and_its_middle() -> None:
         shown = slider.move(t)
         assert shown == slider.image.value and middle(shown) == pytest.approx(255 * t / 1000, abs=1)
     assert asked == [150, 0, 500, 1000]                                        # once for each place
-    slider.move(1000)                                                          # where it stands already: drawn anew
+    # where it stands already: drawn anew
+    slider.move(1000)
     assert asked[-2:] == [1000, 1000]
 
 
 def test_a_hand_redraws_through_the_widget_itself() -> None:
     slider = live_slider(lambda t: grey(t), 0, 1000)
     before = slider.image.value
-    slider.slider.set_state({"value": 700})                                    # what arrives from the page
+    # what arrives from the page
+    slider.slider.set_state({"value": 700})
     assert slider.image.value != before and middle(slider.image.value) == pytest.approx(178, abs=1)
 
 
 def test_play_is_linked_in_the_page() -> None:
     slider = live_slider(lambda t: grey(t), 10, 20, 15, step=2)
     player, handle = slider.children[0].children
-    assert isinstance(player, Play) and (player.min, player.max, player.value, player.step) == (10, 20, 15, 2)
-    assert handle is slider.slider and handle.step == 2 and in_page(player, "value", handle, "value")
-    assert not [w for w in live_slider(grey, 0, 9, play=False).children[0].children if isinstance(w, Play)]
+    assert isinstance(player, Play) and (player.min, player.max, player.value, player.step) == (
+        10,
+        20,
+        15,
+        2,
+    )
+    assert (
+        handle is slider.slider and handle.step == 2 and in_page(player, "value", handle, "value")
+    )
+    assert not [
+        w for w in live_slider(grey, 0, 9, play=False).children[0].children if isinstance(w, Play)
+    ]
 
 
 def test_an_error_is_shown_and_raised_by_move() -> None:
@@ -214,8 +242,12 @@ def test_an_error_is_shown_and_raised_by_move() -> None:
 
     slider = live_slider(draw, 0, 1000)
     good = slider.move(400)
-    slider.slider.value = 600                                                  # a hand: no traceback, but words below the picture
-    assert "RuntimeError: no &lt;picture&gt; above 500" in slider.status.value and slider.image.value == good
+    # a hand: no traceback, but words below the picture
+    slider.slider.value = 600
+    assert (
+        "RuntimeError: no &lt;picture&gt; above 500" in slider.status.value
+        and slider.image.value == good
+    )
     assert isinstance(slider.error, RuntimeError)
     with pytest.raises(RuntimeError, match="no <picture> above 500"):
         slider.move(700)
@@ -232,13 +264,15 @@ def test_a_slider_that_cannot_draw_at_all_says_so_at_once() -> None:
 
 def test_slow_work_shows_that_it_is_working(monkeypatch) -> None:
     seen = []
-    clock = iter(np.arange(0, 1000, 0.5))                                      # each drawing takes half a second
+    # each drawing takes half a second
+    clock = iter(np.arange(0, 1000, 0.5))
     monkeypatch.setattr(widgets.time, "perf_counter", lambda: next(clock))
     slider = live_slider(lambda t: grey(t), 0, 10)
     slider.status.observe(lambda change: seen.append(change["new"]), "value")
     slider.move(3)
     assert seen == ["drawing …", ""]
-    monkeypatch.setattr(widgets.time, "perf_counter", lambda: 0.0)             # from now on it is quick
+    # from now on it is quick
+    monkeypatch.setattr(widgets.time, "perf_counter", lambda: 0.0)
     slider.move(4)                                                             # it cannot know yet
     slider.move(5)
     assert seen == ["drawing …", "", "drawing …", ""]
@@ -255,13 +289,20 @@ def test_live_sliders_refuse(refuses) -> None:
 
 
 def test_live_pictures_of_every_kind() -> None:
-    kinds = [grey(3), compose([grey(3)]), widgets.encode(compose([grey(3)])), widgets.encode(compose([grey(3)]), "webp"),
-             widgets.encode(compose([grey(3)]), "jpeg"), plot_curves({"a": [1, 2]}, xlabel="x", ylabel="y", width=3, height=2)]
+    kinds = [
+        grey(3),
+        compose([grey(3)]),
+        widgets.encode(compose([grey(3)])),
+        widgets.encode(compose([grey(3)]), "webp"),
+        widgets.encode(compose([grey(3)]), "jpeg"),
+        plot_curves({"a": [1, 2]}, xlabel="x", ylabel="y", width=3, height=2),
+    ]
     slider = live_slider(lambda i: kinds[i], 0, len(kinds) - 1)
     for i, format in enumerate(["png", "png", "png", "webp", "jpeg", "png"]):
         shown = slider.move(i)
         assert slider.image.format == format and pixels(shown).shape[2] == 3
-    assert slider.move(2) == kinds[2]                                          # bytes are taken as they are
+    # bytes are taken as they are
+    assert slider.move(2) == kinds[2]
 
 
 # -- panels with controls --------------------------------------------------------------------------
@@ -269,8 +310,15 @@ def test_live_pictures_of_every_kind() -> None:
 
 def test_short_forms_of_controls() -> None:
     given = IntText(4)
-    controls = {"whole": (1, 50, 10), "in_steps": (10, 1000, 100, 10), "real": (0.5, 2, 1), "fine": (-6.0, -2.0, -4.0, 0.1),
-                "menu": ["ddim", "ddpm"], "box": True, "own": given}
+    controls = {
+        "whole": (1, 50, 10),
+        "in_steps": (10, 1000, 100, 10),
+        "real": (0.5, 2, 1),
+        "fine": (-6.0, -2.0, -4.0, 0.1),
+        "menu": ["ddim", "ddpm"],
+        "box": True,
+        "own": given,
+    }
     asked = []
 
     def draw(**values):
@@ -280,25 +328,72 @@ def test_short_forms_of_controls() -> None:
     panel = live_panel(draw, controls)
     made = panel.controls
     assert list(made) == list(controls) and made["own"] is given
-    assert [type(made[name]) for name in controls] == [IntSlider, IntSlider, FloatSlider, FloatSlider, Dropdown, Checkbox, IntText]
-    assert asked == [{"whole": 10, "in_steps": 100, "real": 1.0, "fine": -4.0, "menu": "ddim", "box": True, "own": 4}]
-    assert [(w.min, w.max, w.step) for w in (made["whole"], made["in_steps"])] == [(1, 50, 1), (10, 1000, 10)]
-    assert [(w.min, w.max, w.step) for w in (made["real"], made["fine"])] == [(0.5, 2.0, 0.015), (-6.0, -2.0, 0.1)]
-    assert made["menu"].options == ("ddim", "ddpm") and all(made[name].description == name for name in list(controls)[:-1])
+    assert [type(made[name]) for name in controls] == [
+        IntSlider,
+        IntSlider,
+        FloatSlider,
+        FloatSlider,
+        Dropdown,
+        Checkbox,
+        IntText,
+    ]
+    assert asked == [
+        {
+            "whole": 10,
+            "in_steps": 100,
+            "real": 1.0,
+            "fine": -4.0,
+            "menu": "ddim",
+            "box": True,
+            "own": 4,
+        }
+    ]
+    assert [(w.min, w.max, w.step) for w in (made["whole"], made["in_steps"])] == [
+        (1, 50, 1),
+        (10, 1000, 10),
+    ]
+    assert [(w.min, w.max, w.step) for w in (made["real"], made["fine"])] == [
+        (0.5, 2.0, 0.015),
+        (-6.0, -2.0, 0.1),
+    ]
+    assert made["menu"].options == ("ddim", "ddpm") and all(
+        made[name].description == name for name in list(controls)[:-1]
+    )
     assert repr(panel) == f"Panel with {', '.join(controls)}"
-    assert panel.children[:-2] == tuple(made.values()) and panel.children[-2:] == (panel.image, panel.status)
+    assert panel.children[:-2] == tuple(made.values()) and panel.children[-2:] == (
+        panel.image,
+        panel.status,
+    )
 
 
 def test_a_panel_at_the_ends_and_the_middle_of_every_control() -> None:
     def draw(steps, power, sampler, clip):
-        return curve_panel({sampler: np.linspace(0, 1, steps) ** power, "clip": np.full(steps, float(clip))}, limits=(0, 1))
+        return curve_panel(
+            {sampler: np.linspace(0, 1, steps) ** power, "clip": np.full(steps, float(clip))},
+            limits=(0, 1),
+        )
 
-    panel = live_panel(draw, {"steps": (2, 50, 10), "power": (0.5, 3.0, 1.0), "sampler": ["ddim", "heun", "ddpm"], "clip": False})
-    places_of = {"steps": (2, 26, 50), "power": (0.5, 1.75, 3.0), "sampler": ("ddim", "heun", "ddpm"), "clip": (False, True)}
+    panel = live_panel(
+        draw,
+        {
+            "steps": (2, 50, 10),
+            "power": (0.5, 3.0, 1.0),
+            "sampler": ["ddim", "heun", "ddpm"],
+            "clip": False,
+        },
+    )
+    places_of = {
+        "steps": (2, 26, 50),
+        "power": (0.5, 1.75, 3.0),
+        "sampler": ("ddim", "heun", "ddpm"),
+        "clip": (False, True),
+    }
     for name, places in places_of.items():
         pictures = {panel.move(**{name: place}) for place in places}
         assert len(pictures) == len(places), name
-    with pytest.raises(ValueError, match="power = 3.5 lies outside its slider, which stopped at 3.0"):
+    with pytest.raises(
+        ValueError, match="power = 3.5 lies outside its slider, which stopped at 3.0"
+    ):
         panel.move(power=3.5)
     with pytest.raises(TraitError):
         panel.move(sampler="unknown")
@@ -306,13 +401,21 @@ def test_a_panel_at_the_ends_and_the_middle_of_every_control() -> None:
 
 def test_several_controls_at_once() -> None:
     asked = []
-    panel = live_panel(lambda a, b: asked.append((a, b)) or grey(10 * a + b, 100), {"a": (0, 9, 0), "b": (0, 9, 0)})
+    panel = live_panel(
+        lambda a, b: asked.append((a, b)) or grey(10 * a + b, 100), {"a": (0, 9, 0), "b": (0, 9, 0)}
+    )
     assert middle(panel.move(a=5, b=7)) == pytest.approx(255 * 0.57, abs=1)
-    assert asked == [(0, 0), (5, 0), (5, 7)]                                   # as hands do: one after the other
+    # as hands do: one after the other
+    assert asked == [(0, 0), (5, 0), (5, 7)]
 
 
 def test_more_controls_beside_a_slider() -> None:
-    slider = live_slider(lambda t, name, seed: grey(t + seed, 20), 0, 10, controls={"name": ["a", "b"], "seed": (0, 9, 0)})
+    slider = live_slider(
+        lambda t, name, seed: grey(t + seed, 20),
+        0,
+        10,
+        controls={"name": ["a", "b"], "seed": (0, 9, 0)},
+    )
     assert middle(slider.move(5, seed=4)) == pytest.approx(255 * 9 / 20, abs=1)
     assert middle(slider.move(10)) == pytest.approx(255 * 14 / 20, abs=1)      # seed stays
     assert slider.move(name="b") == slider.image.value
@@ -333,10 +436,17 @@ def test_frames_of_a_timestep_slider_are_spread_over_all_t(diffusion) -> None:
     assert set(np.diff(slider.values)) <= {25, 26}
     assert slider.values[slider.slider.index] == min(slider.values, key=lambda t: abs(t - 130))
     assert isinstance(slider.children[0].children[0], Play)
-    few = timestep_slider(lambda t: grey(t), GaussianDiffusion(linear_beta_schedule(1000)[:7]), count=40)
+    few = timestep_slider(
+        lambda t: grey(t), GaussianDiffusion(linear_beta_schedule(1000)[:7]), count=40
+    )
     assert few.values == list(range(7))                                        # no timestep twice
     every = timestep_slider(lambda t: grey(t), diffusion, live=True, value=130)
-    assert (every.slider.min, every.slider.max, every.slider.step, every.slider.value) == (0, 999, 1, 130)
+    assert (every.slider.min, every.slider.max, every.slider.step, every.slider.value) == (
+        0,
+        999,
+        1,
+        130,
+    )
     assert isinstance(every.children[0], HBox) and isinstance(every.children[0].children[0], Play)
 
 
@@ -381,10 +491,14 @@ def test_samples_come_when_they_are_due_and_at_the_end() -> None:
 
     progress = LiveProgress(sample, 10, active=True, seconds=1e9)
     trainer.run(progress)
-    assert [step for step, _ in progress.history] == [10, 20, 25] and models == [trainer.ema_model] * 3
+    assert [step for step, _ in progress.history] == [10, 20, 25] and models == [
+        trainer.ema_model
+    ] * 3
     assert pixels(progress.image.value).tolist() == np.asarray(progress.picture).tolist()
     assert repr(progress) == "Training, live: loss and samples"
-    slider = frame_slider([images for _, images in progress.history], [step for step, _ in progress.history], "step")
+    slider = frame_slider(
+        [images for _, images in progress.history], [step for step, _ in progress.history], "step"
+    )
     assert len({slider.move(step) for step in (10, 20, 25)}) == 3
 
 
@@ -461,7 +575,11 @@ def test_ten_thousand_losses_are_drawn_quickly_and_nan_does_not_stop_it() -> Non
 
 def test_an_error_of_the_sample_function_stops_the_training() -> None:
     with pytest.raises(RuntimeError, match="wrong shape"):
-        OneTrainer(5).run(LiveProgress(lambda model: (_ for _ in ()).throw(RuntimeError("wrong shape")), 5, active=True))
+        OneTrainer(5).run(
+            LiveProgress(
+                lambda model: (_ for _ in ()).throw(RuntimeError("wrong shape")), 5, active=True
+            )
+        )
 
 
 def test_progress_refuses(refuses) -> None:
@@ -490,5 +608,9 @@ def test_in_a_notebook_progress_shows_itself_once(monkeypatch) -> None:
 def test_widgets_keep_up_their_side_of_the_page() -> None:
     """What ipywidgets needs in the page: its own picture model, found by name."""
     picture = widgets.Picture(value=b"", tooltip="words")
-    assert picture._model_name == "ImageModel" and picture._model_module == "@jupyter-widgets/controls"
-    assert ipywidgets.Image().keys and set(picture.keys) - set(ipywidgets.Image().keys) == {"description"}
+    assert (
+        picture._model_name == "ImageModel" and picture._model_module == "@jupyter-widgets/controls"
+    )
+    assert ipywidgets.Image().keys and set(picture.keys) - set(ipywidgets.Image().keys) == {
+        "description"
+    }

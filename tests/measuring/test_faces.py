@@ -91,8 +91,25 @@ def test_evaluate_tells_what_an_autoencoder_keeps(tmp_path, capsys):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
     settings = ["--model.image_size", "32", "--model.channels", "8", "--loss.perceptual", "0",
                 "--model.norm_num_groups", "4", "--train.precision", "float32"]
-    assert main(["train", "--config", "catfaces_autoencoder", "--data", f"folder:{folder}#train",
-                 "--steps", "2", "--batch-size", "4", "--out", str(tmp_path / "ae"), *settings]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--config",
+                "catfaces_autoencoder",
+                "--data",
+                f"folder:{folder}#train",
+                "--steps",
+                "2",
+                "--batch-size",
+                "4",
+                "--out",
+                str(tmp_path / "ae"),
+                *settings,
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "ae"), "--data", f"folder:{folder}#train",
                  "--json", str(tmp_path / "told.json")]) == 0

@@ -1,4 +1,5 @@
-"""An autoencoder trains in the same loop, stops and goes on bit for bit, and its latents train on."""
+"""An autoencoder trains in the same loop, stops and goes on bit for bit, and its latents train on.
+"""
 
 import dataclasses
 import json
@@ -26,9 +27,21 @@ from diffusion_lib.__main__ import main
 from diffusion_lib.training.autoencoding import distances, multiscale_l1
 from diffusion_lib.training.config import LossConfig
 
-AE = {"image_size": 32, "channels": 8, "channel_mults": (1, 2), "norm_num_groups": 4, "patch_size": 2}
+AE = {
+    "image_size": 32,
+    "channels": 8,
+    "channel_mults": (1, 2),
+    "norm_num_groups": 4,
+    "patch_size": 2,
+}
 CRITIC = LossConfig(adversarial=0.05, matching=0.5, critic_from=0.5, perceptual=0.1)
-TRAIN = {"batch_size": 4, "learning_rate": 1e-3, "warmup": 0, "save_every": 2, "precision": "float32"}
+TRAIN = {
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "warmup": 0,
+    "save_every": 2,
+    "precision": "float32",
+}
 
 
 def trainer(out=None, steps=6, loss=CRITIC, **settings) -> AutoencoderTrainer:
@@ -170,7 +183,16 @@ def test_command_line_from_pictures_to_pictures(tmp_path, capsys, monkeypatch):
     assert main(["train", "--config", "catfaces_autoencoder", "--out", "ae", "--steps", "250",
                  "--train.warmup", "0", *small, *ae]) == 0
     assert (tmp_path / "ae/samples/step_00000250.png").exists()
-    net = ["--autoencoder", "ae", "--steps", "3", "--model.image_size", "8", "--model.channels", "8"]
+    net = [
+        "--autoencoder",
+        "ae",
+        "--steps",
+        "3",
+        "--model.image_size",
+        "8",
+        "--model.channels",
+        "8",
+    ]
     assert main(["train", "--config", "catfaces128", "--out", "lat", *small, *net]) == 0
     assert main(["train", "--config", "catfaces128", "--out", "lat", "--resume", *small, *net]) == 0
     assert (tmp_path / "lat/samples/step_00000003.png").exists()

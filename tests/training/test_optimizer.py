@@ -127,6 +127,12 @@ def test_another_optimizer_is_refused_unless_said(toy_images, tmp_path):
 
 
 def test_a_foreign_state_is_refused():
-    both = make_optimizer("muon", UNet(image_size=8, channels=8, channel_mults=(1, 2), attention=(False, True)), 0.1, 0.0, False)
+    both = make_optimizer(
+        "muon",
+        UNet(image_size=8, channels=8, channel_mults=(1, 2), attention=(False, True)),
+        0.1,
+        0.0,
+        False,
+    )
     with pytest.raises(ValueError, match="not Muon"):
         both.load_state_dict({"state": {}, "param_groups": []})
