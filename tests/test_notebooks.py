@@ -371,7 +371,7 @@ def test_notebook_file(path: Path, committed: dict[Path, NotebookNode]) -> None:
 
 
 def test_all_notebooks_together_are_light() -> None:
-    assert sum(path.stat().st_size for path in NOTEBOOKS) <= 5_000_000
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= 8_000_000
 
 
 def test_there_are_notebooks_and_nothing_else_beside_them() -> None:
