@@ -62,7 +62,7 @@ def _png(picture: "Image.Image | Figure") -> bytes:
     buffer = io.BytesIO()
     if hasattr(picture, "savefig"):
         picture.savefig(buffer, format="png", dpi=100)
-        return buffer.getvalue()
+        picture, buffer = Image.open(buffer).convert("RGB"), io.BytesIO()
     # Noise does not compress: a large sheet gets the 256 colours that fit it best, a third of the
     # bytes; pictures enlarged pixel by pixel would be larger still as JPEG.
     if picture.width * picture.height > 60_000:
