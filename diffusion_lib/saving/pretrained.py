@@ -72,8 +72,8 @@ def _weights(path: Path, state: dict, which: str) -> dict[str, Tensor]:
 def load_autoencoder(checkpoint: str | Path) -> Autoencoder:
     """A trained autoencoder by its run folder, a checkpoint in it, or the name of a shipped one.
 
-    `card` holds its card or its checkpoint's state, `source` where it came from. Raises FileNotFoundError if there is nothing there,
-    ValueError for what is no autoencoder.
+    `card` holds its card or its checkpoint's state, `source` where it came from. Raises
+    FileNotFoundError if there is nothing there, ValueError for what is no autoencoder.
     """
     path = Path(checkpoint)
     if not path.exists() and str(checkpoint) in shipped_models():
