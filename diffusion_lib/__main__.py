@@ -409,10 +409,8 @@ def evaluate(a: Namespace) -> None:
     if a.json:
         check_file(Path(a.json), "--json")
     if is_autoencoder(a.checkpoint):
-        measures, told = evaluate_autoencoder(a)
-        write_json(a, {"checkpoint": a.checkpoint, **told}, measures)
-        return print(f"{a.checkpoint}: {told['pictures']} pictures of {told['data']}, encoded and "
-                     "decoded", *measures, sep="\n")
+        evaluate_autoencoder(a)
+        return
     judge, wanted = lib.load_classifier(*filter(None, [a.judge])), CLASSES.index(a.called)
     trained, network = prepare(a)
     if a.data.startswith("reference:"):
@@ -437,8 +435,8 @@ def evaluate(a: Namespace) -> None:
     print(*measures, sep="\n")
 
 
-def evaluate_autoencoder(a: Namespace) -> tuple[list, dict]:
-    """What an autoencoder keeps of held-out pictures, and of which."""
+def evaluate_autoencoder(a: Namespace) -> None:
+    """Measure what an autoencoder keeps of held-out pictures."""
     from .measuring.reconstruction import reconstruction
     from .measuring.report import held_out_of
 
@@ -446,7 +444,10 @@ def evaluate_autoencoder(a: Namespace) -> tuple[list, dict]:
     pictures = lib.load_data(held_out, autoencoder.image_size,
                              channels=autoencoder.in_channels).images
     n = min(a.n, len(pictures))
-    return reconstruction(autoencoder, pictures, n=n), {"data": held_out, "pictures": n}
+    measures = reconstruction(autoencoder, pictures, n=n)
+    write_json(a, {"checkpoint": a.checkpoint, "data": held_out, "pictures": n}, measures)
+    print(f"{a.checkpoint}: {n} pictures of {held_out}, encoded and decoded")
+    print(*measures, sep="\n")
 
 
 def write_json(a: Namespace, told: dict, measures: Sequence) -> None:

@@ -16,7 +16,8 @@ class Guided:
     """A model pushed away from a worse answer: bad + s (good - bad). `guided` and `autoguided` make
     it.
 
-    good, bad: functions of (x_t, t). labels: what is asked for, (B,) or (1,), or None.
+    model, worse: who says the good answer and the bad one; without a worse model the bad answer is
+    model's own for null_label. labels: what is asked for, (B,) or (1,), or None.
     """
 
     def __init__(

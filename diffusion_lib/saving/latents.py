@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..core.autoencoder import Autoencoder
 from ..data.sources import ImageData, to_float
-from .files import whole
+from .files import fingerprint, whole
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def encode_set(
     before. Raises ValueError for a file that was made from other pictures, by another autoencoder,
     or is damaged.
     """
-    marks = {"pictures": digest(data.images), "autoencoder": fingerprint_of(autoencoder),
+    marks = {"pictures": fingerprint(data.images), "autoencoder": fingerprint_of(autoencoder),
              "mirrored": str(mirrored)}
     if file is not None and Path(file).exists():
         latents = read(Path(file), marks)
@@ -76,11 +76,6 @@ def read(file: Path, marks: dict[str, str]) -> Tensor:
                       "autoencoder": "by another autoencoder"}.get(what, "with other settings")
             raise ValueError(f"{file} was encoded {reason}; {remedy}")
     return latents
-
-
-def digest(images: Tensor) -> str:
-    """sha256 of all numbers of a tensor."""
-    return hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def fingerprint_of(autoencoder: Autoencoder) -> str:

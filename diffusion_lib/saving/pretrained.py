@@ -97,11 +97,16 @@ def load_autoencoder(checkpoint: str | Path) -> Autoencoder:
 
 def is_autoencoder(checkpoint: str | Path) -> bool:
     """Whether a name or a path is that of an autoencoder; False for what cannot be read."""
+    path = Path(checkpoint)
     try:
-        load_autoencoder(checkpoint)
+        if not path.exists() and str(checkpoint) in shipped_models():
+            card = json.loads((WEIGHTS / f"{checkpoint}.json").read_text(encoding="utf-8"))
+        else:
+            folder = path if (path / "state.json").exists() else newest_checkpoint(path) or path
+            card = read_state(folder)
     except (ValueError, OSError):
         return False
-    return True
+    return "latent_channels" in card.get("model", {})
 
 
 def its_autoencoder(told: dict, source: object) -> Autoencoder | None:

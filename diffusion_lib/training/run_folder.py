@@ -2,14 +2,12 @@
 
 import contextlib
 import csv
-import hashlib
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
-from torch import Tensor
 
 from ..saving.files import whole
 
@@ -130,8 +128,3 @@ class CsvLog:
         )
         self.file.flush()
         self.last = int(row["step"])
-
-
-def fingerprint(images: Tensor) -> str:
-    """sha256 of all pixels: tells whether a run goes on with the pictures it began with."""
-    return hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()

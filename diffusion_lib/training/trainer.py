@@ -24,13 +24,14 @@ from ..core.losses import noise_prediction_loss
 from ..data.augment import MOVES, augment
 from ..data.sources import check_fit, to_float
 from ..saving.checkpoint import load_checkpoint, load_weights, newest_checkpoint, save_checkpoint
+from ..saving.files import fingerprint
 from .batches import Batch, Batches
 from .config import TrainConfig
 from .device import probe_autocast
 from .distributed import Ranks
 from .meter import Meter
 from .optimizer import make_optimizer
-from .run_folder import CsvLog, RunLock, fingerprint, stop_on_signals
+from .run_folder import CsvLog, RunLock, stop_on_signals
 
 # settings that may differ when a run is resumed: where and how fast it computes, what it writes,
 # but not what it computes
