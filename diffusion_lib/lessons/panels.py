@@ -132,7 +132,7 @@ def curve_panel(
             (across,), (up,) = axes.px([marker], np.interp([marker], xs[name], values))
             axes.pen.line((across, axes.box[1], across, axes.box[3]), INK)
             axes.pen.ellipse((across - 4, up - 4, across + 4, up + 4), color, INK)
-    if len(series) > 1:
+    if 1 < len(series) <= len(COLORS):  # more lines than colours are a bundle, without names
         axes.legend(list(series))
     return axes.image
 

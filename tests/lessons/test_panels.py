@@ -298,3 +298,14 @@ def test_letters_are_there_without_matplotlib(monkeypatch) -> None:
         assert compose([torch.zeros(3, 8, 8)], ["title"]).width >= 200
     finally:
         panels.font.cache_clear()
+
+
+def test_a_bundle_of_lines_has_no_legend():
+    """More lines than colours cannot be told apart: their ends stay free."""
+    lines = {str(i): [0.0, i / 12] for i in range(12)}
+    alone = curve_panel({"0": [0.0, 0.0]}, limits=(0, 1))
+    corner = (190, 10, 310, 60)  # where a legend stands
+    few = curve_panel(dict(list(lines.items())[:2]), limits=(0, 1))
+    flat = curve_panel({str(i): [0.0, 0.0] for i in range(12)}, limits=(0, 1))
+    assert list(flat.crop(corner).getdata()) == list(alone.crop(corner).getdata())
+    assert list(few.crop(corner).getdata()) != list(alone.crop(corner).getdata())
