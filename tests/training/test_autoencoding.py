@@ -24,7 +24,7 @@ from diffusion_lib import (
     to_float,
 )
 from diffusion_lib.__main__ import main
-from diffusion_lib.training.autoencoding import distances, multiscale_l1
+from diffusion_lib.training.autoencoding import distances, multiscale_l1, windows
 from diffusion_lib.training.config import LossConfig
 
 AE = {
@@ -223,3 +223,14 @@ def test_command_line_from_pictures_to_pictures(tmp_path, capsys, monkeypatch):
     says(["sample", "lat", "--grid", "g.png"], "its weights differ")
     (tmp_path / "ae").rename(tmp_path / "moved")
     says(["sample", "lat", "--grid", "g.png"], "autoencoder ae, which is not there")
+
+
+def test_the_loss_looks_through_another_window_each_step():
+    picture = torch.arange(32.0 * 32).view(1, 1, 32, 32)
+    corners = {tuple(each[0, 0, 0, 0].item() for each in windows(step, picture, picture + 0.5))
+               for step in range(16)}
+    assert corners == {(32.0 * y + x, 32.0 * y + x + 0.5) for y in range(4) for x in range(4)}
+    large = torch.zeros(1, 1, 128, 128)
+    assert {windows(step, large)[0].shape[-2:] for step in range(64)} == {
+        (128 - y, 128 - x) for y in range(8) for x in range(8)}
+    assert windows(3, torch.zeros(1, 1, 8, 8))[0].shape[-1] == 8  # too small to lose any
