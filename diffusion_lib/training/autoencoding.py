@@ -110,14 +110,19 @@ class AutoencoderTrainer(Trainer):
 
 
 def windows(step: int, *pictures: Tensor) -> list[Tensor]:
-    """Pictures (B, C, H, W) without their first rows and columns, 0 to 7 of each, by the step.
+    """Pictures (B, C, H, W) a little smaller, by 8 px at most: which rows and columns they lose
+    goes with the step.
 
     Losses halve a picture again and again, from its upper left corner on, and a decoder learns
     where their cells meet: a grid. Seen through another window each step, no line is an edge.
     """
-    cells = max(min(8, pictures[0].shape[-1] // 8), 1)
+    height, width = pictures[0].shape[-2:]
+    cells = min(8, height // 8, width // 8)
+    if cells < 2:
+        return list(pictures)
     top, left = divmod(11 * step % cells**2, cells)
-    return [each[..., top:, left:] for each in pictures]
+    rows, columns = slice(top, top + height - cells), slice(left, left + width - cells)
+    return [each[..., rows, columns] for each in pictures]
 
 
 def multiscale_l1(y: Tensor, x: Tensor, scales: int = 4) -> Tensor:

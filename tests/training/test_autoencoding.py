@@ -230,7 +230,6 @@ def test_the_loss_looks_through_another_window_each_step():
     corners = {tuple(each[0, 0, 0, 0].item() for each in windows(step, picture, picture + 0.5))
                for step in range(16)}
     assert corners == {(32.0 * y + x, 32.0 * y + x + 0.5) for y in range(4) for x in range(4)}
-    large = torch.zeros(1, 1, 128, 128)
-    assert {windows(step, large)[0].shape[-2:] for step in range(64)} == {
-        (128 - y, 128 - x) for y in range(8) for x in range(8)}
+    shapes = {windows(step, torch.zeros(1, 1, 128, 128))[0].shape for step in range(64)}
+    assert shapes == {(1, 1, 120, 120)}
     assert windows(3, torch.zeros(1, 1, 8, 8))[0].shape[-1] == 8  # too small to lose any
