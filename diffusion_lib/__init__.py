@@ -57,7 +57,7 @@ _EXPORTS = {
     "measuring.report": ("CAT", "SHIPPED", "Reference", "evaluate"),
     "measuring.toyreader": ("read_attributes",),
     "lessons.panels": ("compose", "curve_panel", "font", "histogram_panel"),
-    "lessons.plots": ("figure", "plot_curves", "show", "show_images"),
+    "lessons.plots": ("figure", "plot_curves", "show", "show_images", "show_strip"),
     "lessons.sliders": ("frame_slider", "live_panel", "live_slider", "timestep_slider"),
     "lessons.progress": ("LiveProgress", "TimeLeft"),
     "lessons.exercises": ("check",),

@@ -19,6 +19,8 @@ from .panels import COLORS, compose
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .sliders import FrameSlider
+
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))  # lines stay apart in grey
 
 
@@ -99,6 +101,30 @@ def show_images(
     for i, row in enumerate(rows):
         sheet.paste(row, (0, sum(above.height for above in rows[:i])))
     show(sheet, words, caption)
+
+
+def show_strip(
+    slider: "FrameSlider", values: Sequence[Any], *, columns: int = 1, width: int | None = None,
+    caption: str | None = None, alt: str,
+) -> None:
+    """Some frames of a slider below each other, for paper and where widgets do not render.
+
+    values: which, of the slider's own. columns: how many a row. width: of each frame in pixels
+    (None: as in the slider). Raises ValueError for no values, or one that the slider does not have.
+    """
+    if not len(values) or any(value not in slider.values for value in values):
+        raise ValueError(f"values must be some of the slider's own, {slider.values[0]!r} … "
+                         f"{slider.values[-1]!r}, not {list(values)!r}")
+    frames = [Image.open(io.BytesIO(slider.frames[slider.values.index(value)])).convert("RGB")
+              for value in values]
+    if width is not None:
+        frames = [f.resize((width, round(f.height * width / f.width)), Image.Resampling.LANCZOS)
+                  for f in frames]
+    wide, high = max(f.width for f in frames), max(f.height for f in frames)
+    sheet = Image.new("RGB", (wide * columns, high * math.ceil(len(frames) / columns)), "white")
+    for i, frame in enumerate(frames):
+        sheet.paste(frame, (wide * (i % columns), high * (i // columns)))
+    show(sheet, alt, caption)
 
 
 # -- curves ----------------------------------------------------------------------------------------

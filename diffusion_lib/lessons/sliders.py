@@ -14,6 +14,7 @@ from typing import Any
 
 import ipywidgets as ui
 import numpy as np
+import torch
 from PIL import Image as PILImage
 from traitlets import Unicode
 
@@ -257,8 +258,8 @@ def timestep_slider(
 ) -> "FrameSlider | LiveSlider":
     """A slider over the timesteps of `diffusion`; t and ᾱ_t stand above the picture of draw(t).
 
-    live=False: `count` frames from t = 0 to T-1, made now, no kernel needed later. live=True: every
-    t, drawn when asked.
+    live=False: at most `count` frames from t = 0 to T-1 (see even_timesteps), made now, no kernel
+    needed later. live=True: every t, drawn when asked.
     """
     def caption(t: int) -> str:
         bar = float(diffusion.alphas_cumprod[t])
@@ -268,10 +269,25 @@ def timestep_slider(
     if live:
         return live_slider(lambda t: compose([_picture(draw(t))], caption=caption(t)), 0, last,
                            value, label="t", play=play)
-    steps = sorted({round(t) for t in np.linspace(0, last, count)})
+    steps = even_timesteps(diffusion, count)
     start = None if value is None else min(steps, key=lambda t: abs(t - value))
     frames, captions = [draw(t) for t in steps], [caption(t) for t in steps]
     return frame_slider(frames, steps, "t", captions, play, start, limit_kb)
+
+
+def even_timesteps(diffusion: GaussianDiffusion, count: int) -> list[int]:
+    """At most `count` timesteps from 0 to T-1, about evenly spaced in log-SNR: equal steps of what
+    the eye sees. (Even in t, a third of the linear schedule's frames would be noise.)
+
+    Fewer than `count` where timesteps lie too far apart. What lies above e⁸ or below e⁻⁸ counts as
+    that, for there nothing changes that could be seen.
+    """
+    if diffusion.T <= count:
+        return list(range(diffusion.T))
+    levels = diffusion.snr(torch.arange(diffusion.T)).log().clamp(-8, 8)
+    wanted = torch.linspace(float(levels[0]), float(levels[-1]), max(count, 0), dtype=levels.dtype)
+    inside = [int((levels - level).abs().argmin()) for level in wanted[1:-1]]
+    return sorted({0, diffusion.T - 1, *inside}) if count > 1 else [0][:count]
 
 
 def _wide() -> ui.Layout:

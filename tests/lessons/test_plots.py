@@ -9,7 +9,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from diffusion_lib.data.pictures import encode, image_grid
-from diffusion_lib.lessons.plots import figure, plot_curves, running_mean, show, show_images
+from diffusion_lib.lessons.plots import (
+    figure,
+    plot_curves,
+    running_mean,
+    show,
+    show_images,
+    show_strip,
+)
+from diffusion_lib.lessons.sliders import frame_slider
 
 
 def opened(path) -> np.ndarray:
@@ -131,3 +139,22 @@ def test_running_mean_against_a_naive_one(n, window) -> None:
     result = running_mean(values.tolist(), window)
     assert result.dtype == np.float64 and result.shape == (n,)
     assert np.allclose(result, naive, rtol=0, atol=1e-12)
+
+
+def test_a_strip_shows_the_sliders_own_frames(displayed) -> None:
+    colours = [torch.full((1, 3, 20, 20), value) for value in (-1.0, 0.0, 1.0)]
+    slider = frame_slider(colours, ["dark", "grey", "bright"], "light")
+    for columns, width in ((1, None), (2, 100)):
+        show_strip(slider, ["dark", "bright"], columns=columns, width=width, alt="dark, bright")
+    tall, wide = (opened(io.BytesIO(data["image/png"])) for data, _ in displayed)
+    first = opened(io.BytesIO(slider.frames[0]))
+    assert np.abs(tall[: len(first)].astype(int) - first).max() <= 8
+    assert tall.shape == (2 * len(first), first.shape[1], 3) and wide.shape[1] == 200
+    assert wide[60, 50].max() < 20 and wide[60, 150].min() > 235
+
+
+@pytest.mark.parametrize("values", [[], ["dim"], ["dark", 1]])
+def test_a_strip_refuses_what_the_slider_does_not_have(values, refuses) -> None:
+    slider = frame_slider([torch.zeros(1, 3, 8, 8)] * 2, ["dark", "grey"], "light")
+    with refuses(ValueError, "slider's own", repr(values)):
+        show_strip(slider, values, alt="nothing")
