@@ -24,7 +24,8 @@ from typing import Any, NoReturn
 
 lib = sys.modules[__package__]  # its flat names are loaded when they are first used
 
-# -- the flags: name, default (a type: there is none; ...: must be given), what it is for --------
+# -- the flags: name, default (a type, or (type, names) of several values: there is none; ...: must
+# be given), what it is for ------------------------------------------------------------------------
 
 CHECKPOINT = ("checkpoint", str, "run folder, a file in it, a diffusers folder, or a shipped model")
 CLASS = ("--class", str, "class to ask for, its name or number (class-conditional models)")
@@ -33,6 +34,8 @@ DRAWING = (
     ("--seed", 0, "seed of the first picture; the others follow"),
     ("--spacing", 1.0, "above 1: timesteps closer together where little noise is left (try 1.5)"),
     ("--guidance", float, "guidance scale: 0 ignores the class, 1 asks, more insists"),
+    ("--guidance-interval", (int, "A", "B"), "guide only where A <= t < B (A included, B not; the "
+     "code's t, from 0, nearly clean, to T-1, noise); elsewhere the class is asked for plainly"),
     ("--autoguidance", str, "a worse model to be guided away from (its guide's name; none: not)"),
     ("--batch-size", 64, "pictures drawn at once"),
     ("--device", "auto", "auto, cpu, mps, cuda or cuda:N"),
@@ -110,6 +113,8 @@ def parser() -> argparse.ArgumentParser:
                 how = {"required": True}
             elif isinstance(value, type):
                 how = {"type": value}
+            elif isinstance(value, tuple):
+                how = {"type": value[0], "nargs": len(value) - 1, "metavar": value[1:]}
             else:
                 how = {"type": type(value), "default": value}
             p.add_argument(*name.split(), help=told, **how)
@@ -331,6 +336,7 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     check_sample(a.n, a.batch_size, a.sampler, a.seed)
     trained = lib.load_model(a.checkpoint)
     timesteps_trailing(trained.diffusion.T, a.steps, a.spacing)
+    interval = interval_of(a, trained)
     network, guide = trained.model.to(pick_device(a.device)), guide_of(a, trained)
     asked = getattr(a, "class")
     if guide:  # a class is asked of whichever knows classes
@@ -340,9 +346,10 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
         asked = asked or guide.get("class")
         both = [asked_for(it, asked) if asked and it.model.num_classes else it.model
                 for it in (trained, worse)]
-        return trained, lib.autoguided(*both, guide["scale"])
+        return trained, lib.autoguided(*both, guide["scale"], interval=interval)
     if asked is not None:
-        return trained, asked_for(trained, asked, 1.0 if a.guidance is None else a.guidance)
+        scale = 1.0 if a.guidance is None else a.guidance
+        return trained, asked_for(trained, asked, scale, interval=interval)
     if a.guidance not in (None, 1):
         raise ValueError(f"--guidance {a.guidance} needs --class K or --autoguidance MODEL: "
                          "there is nothing else to be guided by")
@@ -356,9 +363,24 @@ def guide_of(a: Namespace, trained: Any) -> dict | None:
         return None
     if a.autoguidance:
         known = card if card and card["name"] == a.autoguidance else {"scale": 2.0}
-        return {**known, "name": a.autoguidance, "scale": a.guidance or known["scale"]}
+        scale = known["scale"] if a.guidance is None else a.guidance
+        return {**known, "name": a.autoguidance, "scale": scale}
     plain = a.guidance is not None or getattr(a, "class") is not None
     return None if plain else card
+
+
+def interval_of(a: Namespace, trained: Any) -> tuple[int, int] | None:
+    """What `--guidance-interval` means. Raises ValueError where there is nothing to guide in it."""
+    if a.guidance_interval is None:
+        return None
+    first, end = a.guidance_interval
+    if guide_of(a, trained) is None and (getattr(a, "class") is None or a.guidance in (None, 1)):
+        raise ValueError("--guidance-interval needs --class K and --guidance S other than 1, or "
+                         "--autoguidance MODEL: there is nothing to be guided by")
+    if first >= trained.diffusion.T:
+        raise ValueError(f"--guidance-interval {first} {end} is empty: the model has timesteps 0 "
+                         f"to {trained.diffusion.T - 1}")
+    return first, end
 
 
 def check_guide(trained: Any, worse: Any, name: str) -> None:
@@ -372,9 +394,9 @@ def check_guide(trained: Any, worse: Any, name: str) -> None:
                          "a guide must speak of the same noise")
 
 
-def asked_for(trained: Any, asked: str, scale: float = 1.0) -> Any:
+def asked_for(trained: Any, asked: str, scale: float = 1.0, **options: Any) -> Any:
     """A network that is asked for a class, by its number or name."""
-    return lib.guided(trained.model, class_number(asked, trained), scale)
+    return lib.guided(trained.model, class_number(asked, trained), scale, **options)
 
 
 def draw(a: Namespace, network: Any, diffusion: Any, on_step: Callable | None = None) -> Any:
@@ -384,13 +406,17 @@ def draw(a: Namespace, network: Any, diffusion: Any, on_step: Callable | None = 
         batch_size=a.batch_size, on_step=on_step, progress=sys.stderr.isatty()))
 
 
-def class_number(asked: str | None, trained: Any) -> int | None:
-    """The class that `--class` means, by number or name. Raises ValueError that lists the names."""
-    if asked is None or asked.isdecimal():
-        return None if asked is None else int(asked)
+def class_number(asked: str | None, trained: Any, none: bool = False) -> int | None:
+    """The class that `--class` means, by number or name; with none, K is "no class". Raises
+    ValueError that lists the names.
+    """
+    if asked is None:
+        return None
     count, names = trained.model.num_classes, trained.info.get("data", {}).get("classes") or []
     if count and asked in names:
         return names.index(asked)
+    if count and asked.isdecimal() and int(asked) < count + none:
+        return int(asked)
     known = ", ".join(names) or f"only numbers, 0 to {(count or 0) - 1}"
     there = f"there are {known}" if count else "the model has no classes"
     raise ValueError(f"there is no class {asked!r}; {there}")
@@ -424,7 +450,8 @@ def evaluate(a: Namespace) -> None:
     samples, asked = draw(a, network, trained.diffusion), network is not trained.model
     control = draw(a, trained.model, trained.diffusion) if asked else None
     measures = lib.evaluate(samples, reference, n=a.n, judge=judge, label=wanted, control=control)
-    kept = ("checkpoint", "sampler", "steps", "spacing", "seed", "guidance", "autoguidance")
+    kept = ("checkpoint", "sampler", "steps", "spacing", "seed", "guidance",
+            "guidance_interval", "autoguidance")
     told = {name: getattr(a, name) for name in kept}
     told |= {"guide": guide_of(a, trained), "reference": reference.name,
              "features": reference.features, "judge": judge.card, "controls": reference.verdicts}
@@ -466,7 +493,7 @@ def export(a: Namespace) -> None:
         raise ValueError(f"--to is diffusers, not {a.to!r}")
     check_folder(Path(a.out), "--out")
     trained = lib.load_model(a.checkpoint)
-    label = class_number(getattr(a, "class"), trained)
+    label = class_number(getattr(a, "class"), trained, none=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         lib.save_diffusers(trained.model, trained.diffusion, a.out, label=label,

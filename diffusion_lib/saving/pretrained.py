@@ -157,6 +157,8 @@ def _rebuild(
         raise ValueError(f"{source} describes a network that this version cannot build ({error}); "
                          "update the library") from error
     load_weights(model, {key: value.float() for key, value in weights.items()}, source)
+    if model.num_classes is not None:  # whether it knows what "no class" is: guidance asks
+        object.__setattr__(model, "label_drop", info.get("train", {}).get("label_drop"))
     autoencoder = its_autoencoder(info.get("autoencoder", {}), source)
     return _ready(model, GaussianDiffusion.from_state_dict(diffusion), info, autoencoder)
 

@@ -562,8 +562,107 @@ def test_guided_sampling():
         ).abs().max() < 1e-9
 
 
+@torch.no_grad()
+def test_guidance_formula_is_diffusers():
+    """Plain, rescaled and projected, against diffusers' own three guiders."""
+    diffusion = GaussianDiffusion(cosine_beta_schedule(1000), "x0")
+    model, x, t = Labelled(), randn(0, *SHAPE), torch.tensor([5, 50, 500])
+    labels = torch.tensor([0, 2, 1])
+    conditional, unconditional = model(x, t, labels), model(x, t, torch.full((3,), 3))
+    for scale in (0.5, 1.5, 3, 8):
+        # an answer in x_0 is x̂_0 itself: there diffusers' projection, which knows no t, is ours
+        for options, guider in (
+            ({}, ClassifierFreeGuidance(scale)),
+            ({"rescale": 0.7}, ClassifierFreeGuidance(scale, guidance_rescale=0.7)),
+            ({"rescale": 1.0}, ClassifierFreeGuidance(scale, guidance_rescale=1.0)),
+            ({"apg": diffusion}, AdaptiveProjectedGuidance(
+                scale, adaptive_projected_guidance_rescale=0.0, eta=0.0)),
+        ):
+            theirs = guider.forward(conditional, unconditional).pred
+            ours = guided(model, labels, scale, **options)(x, t)
+            error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+            assert error < 1e-12, (scale, options, error)
+    # their other convention: w = s - 1
+    theirs = ClassifierFreeGuidance(2, use_original_formulation=True)
+    ours = guided(model, labels, 3)(x, t)
+    assert (theirs.forward(conditional, unconditional).pred - ours).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_guidance_in_an_interval():
+    """first ≤ t < end, each picture by its own t; outside, one evaluation, without "no class"."""
+    model, x, labels = Labelled(), randn(0, *SHAPE), torch.tensor([0, 2, 1])
+    within = guided(model, labels, 3, interval=(200, 800))
+    for number, inside in ((199, False), (200, True), (799, True), (800, False)):
+        t = torch.full((3,), number)
+        assert torch.equal(within(x, t), guided(model, labels, 3 if inside else 1)(x, t)), number
+    t = torch.tensor([100, 500, 900])
+    both = within(x, t)
+    plain, three = guided(model, labels, 1)(x, t), guided(model, labels, 3)(x, t)
+    assert torch.equal(both[1], three[1]) and (both[1] - plain[1]).abs().max() > 0.1
+    assert (both - plain)[[0, 2]].abs().max() < 1e-12
+    model.calls, asked = 0, []
+    model.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    diffusion = GaussianDiffusion(cosine_beta_schedule(1000), "x0")
+    last_step(ddim(diffusion, guided(model, 1, 3, interval=(200, 800)), SHAPE, steps=10,
+                   x_T=randn(0, *SHAPE)))
+    assert asked == [3] * 2 + [6] * 6 + [3] * 2
+    for first, end in ((0, 1000), (0, 10**9)):
+        t = torch.tensor([0, 500, 999])
+        everywhere = guided(model, labels, 3, interval=(first, end))(x, t)
+        assert torch.equal(everywhere, guided(model, labels, 3)(x, t))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+@torch.no_grad()
+def test_apg_leaves_the_length_of_the_picture_alone(prediction):
+    """In any language, x̂_0 moves at a right angle to the conditional one, and as far as it should.
+    """
+    diffusion = GaussianDiffusion(cosine_beta_schedule(1000), prediction)
+    model, x, t = Labelled(), randn(0, *SHAPE), torch.tensor([5, 50, 500])
+    labels = torch.tensor([0, 2, 1])
+    pictures = {scale: diffusion.predict_x0(guided(model, labels, scale, apg=diffusion)(x, t), x, t)
+                for scale in (1, 4)}
+    plain = diffusion.predict_x0(guided(model, labels, 4)(x, t), x, t)
+    push, whole = pictures[4] - pictures[1], plain - pictures[1]
+    off = (push * pictures[1]).sum(dim=(1, 2, 3)).abs() / (push.norm() * pictures[1].norm())
+    assert off.max() < 1e-12 and push.flatten(1).norm(dim=1).min() > 0.01
+    parallel = whole - push  # what was left out points along x̂_0
+    cosine = torch.cosine_similarity(parallel.flatten(1), pictures[1].flatten(1))
+    assert (cosine.abs() - 1).abs().max() < 1e-9
+
+
+@torch.no_grad()
+def test_options_go_with_the_rows_of_a_batch():
+    model, diffusion = Labelled(), GaussianDiffusion(cosine_beta_schedule(1000), "x0")
+    options = {"interval": (200, 800), "rescale": 0.5, "apg": diffusion}
+    x, t = randn(0, *SHAPE), torch.full((3,), 300)
+    whole = guided(model, torch.tensor([0, 2, 1]), 3, **options)
+    part = whole.part(slice(1, 3))
+    assert torch.equal(part(x[1:], t[1:]), whole(x, t)[1:])
+    # s = 0 asks for nothing, and a rescaled nothing still has the class's deviation
+    nothing = guided(model, 1, 0, rescale=1.0)(x, t)
+    deviations = [y.std(dim=(1, 2, 3)) for y in (nothing, guided(model, 1, 1)(x, t))]
+    assert (deviations[0] - deviations[1]).abs().max() < 1e-12
+
+
 def test_bad_guidance_is_refused(refuses):
     model = Labelled()
+    for interval, said in (((800, 200), "turned round; use 200 800"), ((5, 5), "empty"),
+                           ((-1, 5), "from 0 to T-1"), ((0, float("nan")), "from 0 to T-1")):
+        with refuses(ValueError, f"{interval[0]} ≤ t < {interval[1]}", said):
+            guided(model, 0, 3, interval=interval)
+        with refuses(ValueError, f"{interval[0]} ≤ t < {interval[1]}", said):
+            autoguided(Curved(), Curved(0.3), 3, interval=interval)
+    for share in (-0.1, 1.1, float("nan")):
+        with refuses(ValueError, f"not {share}", "between 0"):
+            guided(model, 0, 3, rescale=share)
+    never = Labelled()
+    never.label_drop = 0.0
+    guided(never, 0, 1)
+    for scale in (0, 0.5, 3):
+        with refuses(ValueError, f"scale {scale}", "label_drop 0", "use scale 1"):
+            guided(never, 0, scale)
     for scale in (-1, -0.001, float("nan"), float("inf")):
         with refuses(ValueError, str(scale), "0 or more", "1 asks for it"):
             guided(model, 0, scale)
@@ -681,6 +780,8 @@ def test_autoguidance_formula_and_an_exact_case():
     for scale in (1.5, 3):
         assert (autoguided(good, bad, scale)(x, t) - (b + scale * (a - b))).abs().max() < 1e-12
     labelled = Labelled()
+    within = autoguided(good, bad, 3, interval=(10, 100))(x, t)
+    assert (within - torch.stack([a[0], (b + 3 * (a - b))[1], a[2]])).abs().max() < 1e-12
     asked = autoguided(guided(labelled, 1, 1), bad, 2)(x, t)
     wanted = labelled(x, t, torch.full((3,), 1))
     assert (asked - (b + 2 * (wanted - b))).abs().max() < 1e-12
