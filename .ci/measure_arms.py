@@ -1,0 +1,146 @@
+"""Measure the five arms of notebook 06 and write what it reads: diffusion_lib/weights/arms.
+
+    python .ci/measure_arms.py runs --n 500        needs data/ and runs/arm_classes32 and so on
+
+Draws n consecutive seeds of each arm and compares them with photographs of their own kind by every
+measure, in two kinds of features. Next to them the same for 32 px samples enlarged to 128 px, and
+for as many photographs that no arm saw. Only numbers and grids of samples are kept, no photographs.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion_lib import Reference, evaluate, load_classifier, load_data, load_model, sample
+from diffusion_lib.data.pictures import image_grid
+from diffusion_lib.data.sources import in_batches, to_uint8
+from diffusion_lib.measuring.metrics import Measure, power_spectrum
+from diffusion_lib.measuring.report import CAT, class_share, real_pictures, said
+from diffusion_lib.saving.files import whole
+from diffusion_lib.saving.pretrained import WEIGHTS
+from diffusion_lib.training.run_folder import CsvLog
+
+OUT = WEIGHTS / "arms"
+ARMS = {  # arm -> the data it learnt from
+    "classes32": "folder:data/cifar10/train",
+    "cats32": "folder:data/cifar10/train/cat",
+    "resized128": "folder:data/cifar10/train/cat",
+    "whole128": "folder:data/cats128_more#train",
+    "faces128": "folder:data/catfaces128#train",
+}
+SHOWN = 8  # seeds in a grid
+MEASURES = {  # as `evaluate` names them -> as the table does
+    "Fréchet distance": "frechet", "kernel distance": "kernel", "precision": "precision",
+    "recall": "recall", "nearest training picture (features)": "nearest",
+}
+
+
+def enlarged(pictures: Tensor) -> Tensor:
+    """uint8 pictures (N, 3, 32, 32) at 128 px, by any picture program's way."""
+    def larger(x: Tensor) -> Tensor:
+        return to_uint8(F.interpolate(x, (128, 128), mode="bicubic").clamp(-1, 1))
+    return in_batches(larger, pictures)
+
+
+def photographs(arm: str) -> tuple[Tensor, Tensor]:
+    """(trained on, held out), uint8, of an arm's kind; of the ten classes equally many of each."""
+    size = int(arm[-3:].lstrip("s")) if arm.endswith("128") else 32
+    if arm != "classes32":
+        return real_pictures(ARMS[arm], None, size)[:2]
+    parts = []
+    for part, each in (("train", 1000), ("test", 100)):
+        data = load_data(f"folder:data/cifar10/{part}", 32)
+        rows = [torch.nonzero(data.labels == k).flatten()[:each] for k in range(10)]
+        parts.append(data.images[torch.cat(rows)])
+    mixed = torch.randperm(len(parts[1]), generator=torch.Generator().manual_seed(0))
+    return parts[0], parts[1][mixed]
+
+
+def told(measure: Measure) -> list[float | None]:
+    """[value, low, high, what photographs get]."""
+    numbers = (measure.value, measure.low, measure.high, measure.floor)
+    return [None if x is None else float(f"{x:.4g}") for x in numbers]
+
+
+def row(pictures: Tensor, references: dict[str, Reference], judges: dict[str, nn.Module],
+        n: int) -> dict:
+    """Every measure of n pictures (uint8) against photographs of their kind."""
+    found = {}
+    for kind, reference in references.items():
+        for m in evaluate(pictures, reference, n=n):
+            if m.name in MEASURES:
+                found[f"{MEASURES[m.name]} ({kind})"] = told(m)
+            elif m.name == "share with a cat's face" or m.name.startswith("power spectrum"):
+                found["face" if "face" in m.name else "spectrum_db"] = told(m)
+    for name, judge in judges.items():
+        share, mean = class_share(said(judge, pictures[:n]), CAT, "cat", n=n)
+        found[f"called cat ({name})"], found[f"probability ({name})"] = told(share), told(mean)
+    spectrum = power_spectrum(pictures[:n])
+    return {"n": n, "size": pictures.shape[-1], "measures": found,
+            "spectrum": [round(float(x), 2) for x in spectrum]}
+
+
+def drawn(run: Path, n: int) -> tuple[Tensor, float]:
+    """(n consecutive seeds of a run, uint8; seconds)."""
+    model, diffusion, _ = load_model(run)
+    start = time.perf_counter()
+    pictures = sample(model, diffusion, n, sampler="dpm_solver_pp", steps=20, batch_size=50,
+                      progress=True)
+    return to_uint8(pictures), time.perf_counter() - start
+
+
+def moments(run: Path, arm: str) -> list[int]:
+    """Grids of the same seeds at moments of a training; the steps of them."""
+    folders = sorted((run / "checkpoints").glob("step_*"))
+    steps = [int(folder.name.removeprefix("step_")) for folder in folders]
+    for step, folder in zip(steps, folders, strict=True):
+        pictures, _ = drawn(folder, SHOWN)
+        if pictures.shape[-1] == 32:  # as large as the others; pixels stay pixels
+            pictures = pictures.repeat_interleave(4, -1).repeat_interleave(4, -2)
+        with whole(OUT / f"{arm}_{step:05d}.webp") as path:
+            image_grid(pictures, columns=SHOWN).save(path, format="webp", quality=80)
+    return steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--judge", help="path of a classifier that saw other cats")
+    a = parser.parse_args()
+    OUT.mkdir(exist_ok=True)
+    judges = {"shipped": load_classifier()}
+    if a.judge:
+        judges["other"] = load_classifier(a.judge)
+    rows, small = {}, None
+    for arm, data in ARMS.items():
+        train, held_out = photographs(arm)
+        references = {kind: Reference.of(train, held_out, name=data, features=kind)
+                      for kind in ("classifier", "catface")}
+        run = a.runs / f"arm_{arm}"
+        pictures, seconds = drawn(run, a.n)
+        log = list(CsvLog.read(run / "log.csv"))
+        rows[arm] = row(pictures, references, judges, a.n) | {
+            "data": data, "photographs": len(train), "seconds_drawing": round(seconds, 1),
+            "steps": int(log[-1]["step"]), "minutes": round(float(log[-1]["seconds"]) / 60, 1),
+            "moments": moments(run, arm)}
+        if arm == "cats32":
+            small = pictures
+        if arm == "resized128":
+            rows["enlarged"] = row(enlarged(small), references, judges, a.n)
+        rows[f"real_{arm}"] = row(held_out, references, judges, min(a.n, len(held_out)))
+        print(arm, rows[arm]["measures"], flush=True)
+        with whole(OUT / "table.json") as path:
+            path.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
