@@ -1,4 +1,5 @@
-"""Measure the five arms of notebook 06 and write what it reads: diffusion_lib/weights/arms.
+"""Measure the five arms of notebook 06 and write what it reads: diffusion_lib/weights/tables/arms.json
+and grids in diffusion_lib/weights/progress.
 
     python .ci/measure_arms.py runs --n 500        needs data/ and runs/arm_classes32 and so on
 
@@ -28,7 +29,7 @@ from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
 from diffusion_lib.training.run_folder import CsvLog
 
-OUT = WEIGHTS / "arms"
+TABLE, GRIDS = WEIGHTS / "tables/arms.json", WEIGHTS / "progress"
 ARMS = {  # arm -> the data it learnt from
     "classes32": "folder:data/cifar10/train",
     "cats32": "folder:data/cifar10/train/cat",
@@ -105,7 +106,7 @@ def moments(run: Path, arm: str) -> list[int]:
         pictures, _ = drawn(folder, SHOWN)
         if pictures.shape[-1] == 32:  # as large as the others; pixels stay pixels
             pictures = pictures.repeat_interleave(4, -1).repeat_interleave(4, -2)
-        with whole(OUT / f"{arm}_{step:05d}.webp") as path:
+        with whole(GRIDS / f"arm_{arm}_{step:04d}.webp") as path:
             image_grid(pictures, columns=SHOWN).save(path, format="webp", quality=80)
     return steps
 
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--judge", help="path of a classifier that saw other cats")
     a = parser.parse_args()
-    OUT.mkdir(exist_ok=True)
+    TABLE.parent.mkdir(exist_ok=True)
     judges = {"shipped": load_classifier()}
     if a.judge:
         judges["other"] = load_classifier(a.judge)
@@ -138,7 +139,7 @@ def main() -> None:
             rows["enlarged"] = row(enlarged(small), references, judges, a.n)
         rows[f"real_{arm}"] = row(held_out, references, judges, min(a.n, len(held_out)))
         print(arm, rows[arm]["measures"], flush=True)
-        with whole(OUT / "table.json") as path:
+        with whole(TABLE) as path:
             path.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
 
 

@@ -37,6 +37,7 @@ _EXPORTS = {
     "saving.picture_files": ("animate", "save_grid"),
     "saving.pretrained": (
         "load_autoencoder", "load_model", "load_pretrained", "progress_grids", "shipped_models",
+        "shipped_table",
     ),
     "saving.latents": ("encode_set",),
     "saving.diffusers_format": (
@@ -56,7 +57,9 @@ _EXPORTS = {
     "measuring.features": ("Clip", "Inception", "feature_network"),
     "measuring.report": ("CAT", "SHIPPED", "Reference", "evaluate"),
     "measuring.toyreader": ("read_attributes",),
-    "lessons.panels": ("compose", "curve_panel", "font", "histogram_panel"),
+    "lessons.panels": (
+        "compose", "curve_panel", "font", "histogram_panel", "stack_rows",
+    ),
     "lessons.plots": ("figure", "plot_curves", "show", "show_images", "show_strip"),
     "lessons.sliders": ("frame_slider", "live_panel", "live_slider", "timestep_slider"),
     "lessons.progress": ("LiveProgress", "TimeLeft"),

@@ -71,6 +71,32 @@ def compose(
     return sheet
 
 
+def stack_rows(rows: Sequence[Any], labels: Sequence[str], scale: int | None = None) -> Image.Image:
+    """Panels below each other, what each is called to its left, as one picture.
+
+    rows, scale: as `compose` takes panels. labels: a line, or several with line breaks. Raises
+    ValueError if rows and labels differ in number, and for none.
+    """
+    if len(rows) != len(labels) or not rows:
+        raise ValueError(f"{len(rows)} rows need as many labels (and one at least), "
+                         f"not {len(labels)}")
+    pictures = [_enlarged(row, scale).convert("RGB") for row in rows]
+    lines = [label.split("\n") for label in labels]
+    left = math.ceil(max(font(14).getlength(line) for words in lines for line in words)) + 20
+    heights = [max(picture.height, 19 * len(words)) + 6
+               for picture, words in zip(pictures, lines, strict=True)]
+    size = left + max(picture.width for picture in pictures) + 6, sum(heights) + 6
+    sheet, top = Image.new("RGB", size, PAPER), 6
+    pen = ImageDraw.Draw(sheet)
+    for picture, words, height in zip(pictures, lines, heights, strict=True):
+        middle = top + (height - 6) / 2 - 9.5 * (len(words) - 1)
+        for i, line in enumerate(words):
+            _write(pen, (left - 10, middle + 19 * i), line, 14, "rm")
+        sheet.paste(picture, (left, top))
+        top += height
+    return sheet
+
+
 def _enlarged(panel: Any, scale: int | None) -> Image.Image:
     if isinstance(panel, Image.Image):
         return panel

@@ -239,7 +239,8 @@ def _shipped(name: str) -> tuple[dict, dict[str, Tensor]]:
 
 
 def progress_grids(name: str) -> dict[int, Image.Image]:
-    """Sixteen seeds at moments of a shipped model's training: epoch -> grid (.ci/make_progress.py).
+    """The same seeds at moments of a training: epoch, or step -> grid (.ci/make_progress.py,
+    .ci/measure_arms.py).
 
     Raises FileNotFoundError, listing the models there are.
     """
@@ -249,3 +250,15 @@ def progress_grids(name: str) -> dict[int, Image.Image]:
         known = ", ".join(sorted({path.stem.rpartition("_")[0] for path in files})) or "none"
         raise FileNotFoundError(f"there are no grids of {name}'s training; there are {known}'s")
     return {int(path.stem.rpartition("_")[2]): Image.open(path).convert("RGB") for path in found}
+
+
+def shipped_table(name: str) -> dict:
+    """What a program in .ci/ measured, for the notebooks to read: weights/tables/NAME.json.
+
+    Raises FileNotFoundError, listing the tables there are.
+    """
+    path = WEIGHTS / "tables" / f"{name}.json"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
+        raise FileNotFoundError(f"there is no table {name!r}; there are {known}")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion_lib.data.pictures import INK, encode, image_grid, to_pictures
 from diffusion_lib.lessons import panels
-from diffusion_lib.lessons.panels import COLORS, compose, curve_panel, histogram_panel
+from diffusion_lib.lessons.panels import COLORS, compose, curve_panel, histogram_panel, stack_rows
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -153,6 +153,27 @@ def test_compose_keeps_every_pixel_and_the_order() -> None:
         assert np.ptp(rows) + 1 == part.height and np.ptp(columns) + 1 == part.width
         lefts.append(columns.min())
     assert lefts == sorted(lefts)
+
+
+def test_rows_stand_in_order_with_their_labels_to_the_left(refuses) -> None:
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    rows = [Image.new("RGB", size, color)
+            for size, color in zip([(40, 30), (60, 8), (50, 10)], colors, strict=True)]
+    labels = ["a", "three\nlines of\na label", "c"]
+    sheet = pixels(stack_rows(rows, labels))
+    tops, lefts = [], []
+    for row, color in zip(rows, colors, strict=True):
+        y, x = np.nonzero((sheet == color).all(axis=2))
+        assert len(y) == row.width * row.height  # nothing covers it
+        tops.append((y.min(), y.max()))
+        lefts.append(x.min())
+    assert len(set(lefts)) == 1 and all(a[1] < b[0] for a, b in zip(tops, tops[1:], strict=False))
+    ink = (sheet < 128).all(axis=2)  # what is written is nearly black, and left of all rows
+    assert ink[:, : lefts[0]].any() and not ink[:, lefts[0]:].any()
+    with refuses(ValueError, "1 rows", "labels", "2"):
+        stack_rows(rows[:1], ["a", "b"])
+    with refuses(ValueError, "0 rows", "one at least"):
+        stack_rows([], [])
 
 
 def test_compose_enlarges_tensors_only() -> None:

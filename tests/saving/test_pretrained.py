@@ -20,6 +20,7 @@ from diffusion_lib import (
     save_grid,
 )
 from diffusion_lib.core.unet import UNet
+from diffusion_lib.saving import pretrained
 from diffusion_lib.saving.checkpoint import save_checkpoint
 
 DIFFUSION = GaussianDiffusion(cosine_beta_schedule(20))
@@ -80,3 +81,14 @@ def test_an_export_is_never_the_folder_one_stands_in(
         with refuses(ValueError, "the folder you are in", "choose another name"):
             save_diffusers(random_unet(3, **SMALL), DIFFUSION, folder)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_table_lists_those_there_are(refuses, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    with refuses(FileNotFoundError, "no table 'arms'", "there are none"):
+        pretrained.shipped_table("arms")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "arms.json").write_text('{"cats32": {"n": 500}}')
+    assert pretrained.shipped_table("arms")["cats32"]["n"] == 500
+    with refuses(FileNotFoundError, "'legs'", "there are arms"):
+        pretrained.shipped_table("legs")
