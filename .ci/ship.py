@@ -30,8 +30,8 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
 
     run: the run folder. What lies in it as trials.json (the short trials that chose the settings),
     report.json (what `evaluate --json` wrote), independent.json (the same with --judge or other
-    features), terms.json (the data's licence) and guide.json (its guide, and the best scale) goes
-    in too. state: its checkpoint's.
+    features), terms.json (the data's licence), guide.json (its guide, and the best scale) and
+    moments.json (measure_moments.py) goes in too. state: its checkpoint's.
     """
     run = Path(run)
     log = list(CsvLog.read(run / "log.csv"))
@@ -58,7 +58,7 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
         told["schedule"] = "see diffusion.betas"
     if "loss" in state:
         told["loss"] = state["loss"]
-    for name in ("trials", "report", "independent", "terms", "guide"):
+    for name in ("trials", "report", "independent", "terms", "guide", "moments"):
         if (run / f"{name}.json").exists():
             told[name] = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
     return told
