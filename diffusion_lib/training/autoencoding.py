@@ -28,6 +28,9 @@ class AutoencoderTrainer(Trainer):
             raise ValueError("a perceptual loss needs features: a function from pictures to "
                              "feature maps")
         self.features: Any = features
+        if self.loss_config.decoder_only:
+            self.model.encoder.requires_grad_(False)
+            self.model.quant_conv.requires_grad_(False)
         self.critic: Any = None
         if self.loss_config.adversarial or self.loss_config.matching:
             with torch.random.fork_rng():

@@ -176,6 +176,7 @@ class LossConfig(Settings):
     matching: float = weight(0.0)  # to be alike in what the critic's layers see
     critic_from: float = share(0.5)  # share of the run after which the critic plays
     critic_learning_rate: float = positive(5e-4)
+    decoder_only: bool = switch(False)  # a second pass (with init): the latents stay what they are
 
 
 DATA = "toycats, cifar10[:cat,dog], oxford_cats, folder:PATH"

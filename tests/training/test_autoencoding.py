@@ -233,3 +233,19 @@ def test_the_loss_looks_through_another_window_each_step():
     shapes = {windows(step, torch.zeros(1, 1, 128, 128))[0].shape for step in range(64)}
     assert shapes == {(1, 1, 120, 120)}
     assert windows(3, torch.zeros(1, 1, 8, 8))[0].shape[-1] == 8  # too small to lose any
+
+
+def test_a_second_pass_of_the_decoder_leaves_the_latents_alone():
+    first = trainer(loss=CRITIC.model_copy(update={"decoder_only": True, "critic_from": 0.0}))
+    first.model.latent_mean += 0.3
+    before = {name: value.clone() for name, value in first.model.state_dict().items()}
+    pictures = to_float(first.images[:4])
+    with torch.no_grad():
+        latents = first.model.eval().encode(pictures)
+    first.fit()
+    with torch.no_grad():
+        assert torch.equal(first.model.eval().encode(pictures), latents)
+        assert torch.equal(first.ema_model.encode(pictures), latents)
+    moved = {name.split(".")[0] for name, value in first.model.state_dict().items()
+             if not torch.equal(value, before[name])}
+    assert moved == {"decoder", "post_quant_conv"}
