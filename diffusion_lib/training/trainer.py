@@ -26,7 +26,7 @@ from ..data.sources import check_fit, to_float
 from ..saving.checkpoint import load_checkpoint, load_weights, newest_checkpoint, save_checkpoint
 from ..saving.files import fingerprint
 from .batches import Batch, Batches
-from .config import TrainConfig
+from .config import LossConfig, TrainConfig
 from .device import probe_autocast
 from .distributed import Ranks
 from .meter import Meter
@@ -361,8 +361,10 @@ class Trainer:
                 "leave --resume out to start anew"
             )
         state, weights, optimizer = load_checkpoint(folder)
-        # begun when settings had other names
-        state["train"] = TrainConfig(**state["train"]).model_dump(mode="json")
+        # begun when settings had other names, or were fewer
+        for part, settings in (("train", TrainConfig), ("loss", LossConfig)):
+            if part in state:
+                state[part] = settings(**state[part]).model_dump(mode="json")
         kept = average_files(state["train"]["ema"], self.config.ema)
         self._check_same_run(state, folder, allow_changes)
         load_weights(self.model, weights["model"], folder)
@@ -389,7 +391,7 @@ class Trainer:
                 for k in sorted(value.keys() | saved.keys() - free)
                 if _plain(value.get(k)) != _plain(saved.get(k))
             ]
-            changeable = part in ("data", "train")
+            changeable = part in ("data", "train", "loss")
             if differing and not (allow_changes and changeable):
                 told = [
                     f"{k} was {saved.get(k)!r}, now {value.get(k)!r}" if part == "train" else k

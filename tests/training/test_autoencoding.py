@@ -24,6 +24,7 @@ from diffusion_lib import (
     to_float,
 )
 from diffusion_lib.__main__ import main
+from diffusion_lib.saving.checkpoint import newest_checkpoint
 from diffusion_lib.training.autoencoding import distances, multiscale_l1, windows
 from diffusion_lib.training.config import LossConfig
 
@@ -249,3 +250,16 @@ def test_a_second_pass_of_the_decoder_leaves_the_latents_alone():
     moved = {name.split(".")[0] for name, value in first.model.state_dict().items()
              if not torch.equal(value, before[name])}
     assert moved == {"decoder", "post_quant_conv"}
+
+
+def test_a_run_from_before_a_setting_of_the_loss_was_there_goes_on(tmp_path, refuses):
+    trainer(out=tmp_path, steps=2).fit()
+    state = newest_checkpoint(tmp_path) / "state.json"
+    told = json.loads(state.read_text())
+    assert told["loss"].pop("decoder_only") is False
+    state.write_text(json.dumps(told))
+    assert trainer(out=tmp_path, steps=2).resume().step == 2
+    other = CRITIC.model_copy(update={"noise": 0.3})
+    with refuses(ValueError, "another loss", "noise", "--allow-changes"):
+        trainer(out=tmp_path, steps=2, loss=other).resume()
+    assert trainer(out=tmp_path, steps=2, loss=other).resume(allow_changes=True).step == 2
