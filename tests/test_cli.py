@@ -12,7 +12,15 @@ import torch
 import yaml
 from PIL import Image
 
-from diffusion_lib import UNet, load_model
+from diffusion_lib import (
+    GaussianDiffusion,
+    ImageData,
+    TrainConfig,
+    Trainer,
+    UNet,
+    cosine_beta_schedule,
+    load_model,
+)
 from diffusion_lib.__main__ import main
 from diffusion_lib.training.run_folder import RunLock
 
@@ -408,6 +416,56 @@ def test_a_run_with_few_timesteps_draws_its_grids(config: Path, tmp_path: Path) 
     assert len(list((tmp_path / "run/samples").iterdir())) == 2
 
 
+def test_guidance_in_an_interval(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """By a class's name; the whole of t is guidance everywhere, and what cannot be is refused."""
+    words = ["cifar10_32", "--n", 1, "--steps", 3, "--class", "cat", "--guidance", 3]
+
+    def drawn(name, *more):
+        works("sample", *words, "--out", tmp_path / name, *more)
+        return (tmp_path / name / "00000.png").read_bytes()
+
+    everywhere, middle = drawn("a"), drawn("b", "--guidance-interval", 200, 800)
+    assert everywhere == drawn("c", "--guidance-interval", 0, 1000) != middle
+    for a, b, said in ((800, 200, "turned round; use 200 800"), (300, 300, "is empty"),
+                       (1000, 2000, "is empty: the model has timesteps 0 to 999"),
+                       (-5, 100, "0 to T-1"), ("x", 3, "invalid int value")):
+        assert said in fails(capsys, "sample", *words, "--guidance-interval", a, b,
+                             "--out", tmp_path / "d")
+    for more in ([], ["--class", "cat"], ["--class", "cat", "--guidance", 1]):
+        assert "nothing to be guided by" in fails(
+            capsys, "sample", "cifar10_32", *more, "--guidance-interval", 200, 800,
+            "--out", tmp_path / "d")
+
+
+def test_a_class_that_does_not_exist_lists_those_that_do(capsys: pytest.CaptureFixture,
+                                                         tmp_path: Path) -> None:
+    for asked in ("unicorn", "10", "-1", "3.5"):
+        line = fails(capsys, "sample", "cifar10_32", f"--class={asked}", "--out", tmp_path / "d")
+        assert f"no class '{asked}'; there are airplane, automobile, bird, cat" in line
+    for scale in ("-1", "inf", "nan"):
+        assert f"0 or more, not {float(scale)}" in fails(
+            capsys, "sample", "cifar10_32", "--class", "cat", f"--guidance={scale}",
+            "--out", tmp_path / "d")
+
+
+def test_labels_that_were_never_dropped_are_asked_for_plainly_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = UNet(image_size=8, channels=6, attention=(False, False, False), num_classes=2)
+    diffusion = GaussianDiffusion(cosine_beta_schedule(50))
+    data = ImageData(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+    for name, drop in (("never", 0.0), ("dropped", 0.1)):
+        config = TrainConfig(steps=1, label_drop=drop)
+        Trainer(model, diffusion, data, config, out=tmp_path / name).save()
+    draw = ["--n", 1, "--steps", 2, "--class", 1, "--out", tmp_path / "out"]
+    works("sample", tmp_path / "never", *draw)
+    works("sample", tmp_path / "dropped", *draw, "--guidance", 3)
+    capsys.readouterr()
+    for scale in (0, 3):
+        line = fails(capsys, "sample", tmp_path / "never", *draw, "--guidance", scale)
+        assert "never learnt" in line and "label_drop 0" in line and "scale 1" in line
+
+
 def test_autoguidance(capsys, tmp_path):
     """By a model's name, with its class; the result lies between and beyond the two."""
     def drawn(name, *more):
@@ -422,3 +480,5 @@ def test_autoguidance(capsys, tmp_path):
                                        "--out", tmp_path / "d")
     assert "1 or more, not 0.5" in fails(capsys, "sample", "cats32", "--autoguidance", "cifar10_32",
                                          "--guidance", 0.5, "--out", tmp_path / "d")
+    assert "1 or more, not 0.0" in fails(capsys, "sample", "cats32", "--autoguidance", "cifar10_32",
+                                         "--guidance", 0, "--out", tmp_path / "d")

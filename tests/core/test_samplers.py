@@ -9,6 +9,7 @@ import diffusers.schedulers.scheduling_ddpm as diffusers_ddpm
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from references import (
     MEAN,
     PROCESSES,
@@ -575,14 +576,16 @@ def test_guidance_formula_is_diffusers():
             ({}, ClassifierFreeGuidance(scale)),
             ({"rescale": 0.7}, ClassifierFreeGuidance(scale, guidance_rescale=0.7)),
             ({"rescale": 1.0}, ClassifierFreeGuidance(scale, guidance_rescale=1.0)),
+            # the paper's form, c + w (what is left of c - u), with w = s - 1
             ({"apg": diffusion}, AdaptiveProjectedGuidance(
-                scale, adaptive_projected_guidance_rescale=0.0, eta=0.0)),
+                scale - 1, adaptive_projected_guidance_rescale=0.0, eta=0.0,
+                use_original_formulation=True)),
         ):
             theirs = guider.forward(conditional, unconditional).pred
             ours = guided(model, labels, scale, **options)(x, t)
             error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
             assert error < 1e-12, (scale, options, error)
-    # their other convention: w = s - 1
+    # plain guidance in that form
     theirs = ClassifierFreeGuidance(2, use_original_formulation=True)
     ours = guided(model, labels, 3)(x, t)
     assert (theirs.forward(conditional, unconditional).pred - ours).abs().max() < 1e-12

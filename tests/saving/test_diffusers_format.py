@@ -3,16 +3,18 @@ settings refused.
 """
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline, UNet2DModel
 from references import CONFIGURATIONS, DDPM_CIFAR10, SMALL, pictures, random_unet
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from diffusion_lib.core.diffusion import GaussianDiffusion
-from diffusion_lib.core.samplers import ddpm, last_step
+from diffusion_lib.core.guidance import guided
+from diffusion_lib.core.samplers import ddim, ddpm, last_step
 from diffusion_lib.core.schedules import make_betas, rescale_zero_terminal_snr
 from diffusion_lib.core.unet import UNet
 from diffusion_lib.saving.diffusers_format import (
@@ -116,6 +118,63 @@ def test_a_folded_label_is_that_label(tmp_path):
     print(f"pipeline of label 2: largest difference {error:.4f} of 255")
     assert error < 2
     assert (drawn_by_us(linear(), fold_label(model, 0), 20) - theirs).abs().max() * 255 > 2
+
+
+class OneLabelEach(torch.nn.Module):
+    """Exported models, one a label, with the interface of the network of diffusers' DiTPipeline."""
+
+    def __init__(self, unets: dict[int, UNet2DModel]) -> None:
+        super().__init__()
+        self.parts, self.labels = torch.nn.ModuleList(unets.values()), list(unets)
+        self.config = self.parts[0].config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].dtype
+
+    def forward(self, x, timestep, class_labels):
+        answers = [self.parts[self.labels.index(label)](x[i : i + 1], timestep[i : i + 1]).sample
+                   for i, label in enumerate(class_labels.tolist())]
+        return SimpleNamespace(sample=torch.cat(answers))
+
+
+class NoLatents(torch.nn.Module):
+    config = SimpleNamespace(scaling_factor=1.0)
+
+    def decode(self, x):
+        return SimpleNamespace(sample=x)
+
+
+@torch.no_grad()
+def test_guidance_in_a_pipeline_of_diffusers(tmp_path):
+    """Its own loop and its own guidance, on a class and on "no class" of one exported model."""
+    model, diffusion = random_unet(**SMALL, num_classes=3), linear("v")
+    unets = {}
+    for label, theirs in ((2, 2), (3, 1000)):  # 1000 is what this pipeline calls "no class"
+        save_diffusers(model, diffusion, tmp_path / str(label), label=label)
+        unets[theirs] = UNet2DModel.from_pretrained(tmp_path / str(label) / "unet")
+    scheduler = DDIMScheduler.from_pretrained(tmp_path / "2/scheduler", clip_sample=False)
+    pipeline = DiTPipeline(OneLabelEach(unets), NoLatents(), scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def its(scale):
+        generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+        return pipeline([2] * len(SEEDS), guidance_scale=scale, generator=generators,
+                        num_inference_steps=10, output_type="pt").images
+
+    def ours(scale):
+        shape = (len(SEEDS), 3, model.image_size, model.image_size)
+        steps = ddim(diffusion, guided(model, 2, scale), shape, steps=10, seeds=SEEDS, clip=False)
+        return (last_step(steps).x_t / 2 + 0.5).clamp(0, 1)
+
+    for scale in (1, 1.5, 4):
+        error = (ours(scale) - its(scale)).abs().max().item() * 255
+        print(f"DiTPipeline, scale {scale}: largest difference {error:.4f} of 255")
+        assert error < 1
+    assert (ours(4) - ours(1)).abs().max() * 255 > 20
+    # it switches guidance off at scales up to 1: there, 0 and 0.5 draw what 1 draws
+    assert torch.equal(its(0), its(1)) and torch.equal(its(0.5), its(1))
+    assert (ours(0) - ours(1)).abs().max() * 255 > 20
 
 
 @torch.no_grad()
