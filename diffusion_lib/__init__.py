@@ -58,7 +58,7 @@ _EXPORTS = {
     "measuring.report": ("CAT", "SHIPPED", "Reference", "evaluate"),
     "measuring.toyreader": ("read_attributes",),
     "lessons.panels": (
-        "compose", "curve_panel", "font", "histogram_panel", "stack_rows",
+        "compose", "curve_panel", "font", "histogram_panel", "plane_panel", "stack_rows",
     ),
     "lessons.plots": ("figure", "plot_curves", "show", "show_images", "show_strip"),
     "lessons.sliders": ("frame_slider", "live_panel", "live_slider", "timestep_slider"),

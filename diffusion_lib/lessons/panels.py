@@ -163,6 +163,62 @@ def curve_panel(
     return axes.image
 
 
+def plane_panel(
+    points: Any = None, *, at: Any = None, arrows: Any = None, paths: Any = None,
+    limits: tuple[float, float] = (-2, 2), longest: float = 0.3, size: tuple[int, int] = (270, 270),
+) -> Image.Image:
+    """Points, arrows and paths in a plane, both axes from limits[0] to limits[1]; of `size`.
+
+    points: (N, 2), small dots. arrows: (M, 2), each drawn from its place in `at` (M, 2), in the
+    plane's own units, but none longer than `longest`. paths: (steps, K, 2), K lines, each with a
+    large dot where it has come to. What leaves the frame ends at its edge. Raises ValueError for
+    other shapes, arrows without places, and nothing to draw.
+    """
+    if points is None and arrows is None and paths is None:
+        raise ValueError("there is nothing to draw: give points, arrows or paths")
+    axes = _Axes(size, limits, limits, False)
+    for x, y in _plane("points", points, 2):
+        across, up = axes.pixel(x, y)
+        axes.pen.ellipse((across - 1, up - 1, across + 1, up + 1), COLORS[2])
+    arrows, at = _plane("arrows", arrows, 2), _plane("at", at, 2)
+    if len(arrows) != len(at):
+        raise ValueError(f"{len(arrows)} arrows need as many places `at`, not {len(at)}")
+    lengths = np.maximum(np.linalg.norm(arrows, axis=-1, keepdims=True), 1e-12)
+    for start, arrow in zip(at, arrows * np.minimum(1, longest / lengths), strict=True):
+        _arrow(axes, start, arrow)
+    ways = _plane("paths", paths, 3)
+    for way in ways.swapaxes(0, 1) if len(ways) else ():
+        axes.pen.line([axes.pixel(x, y) for x, y in way], COLORS[0], 1)
+        across, up = axes.pixel(*way[-1])
+        axes.pen.ellipse((across - 3, up - 3, across + 3, up + 3), COLORS[1], INK)
+    return axes.image
+
+
+def _plane(name: str, values: Any, dimensions: int) -> np.ndarray:
+    """Places in a plane as an array (…, 2), empty for None. Raises ValueError for another shape."""
+    if values is None:
+        return np.empty((0, 2))
+    array = _numbers(values)
+    if array.ndim != dimensions or array.shape[-1] != 2 or array.size == 0:
+        wanted = "(N, 2)" if dimensions == 2 else "(steps, K, 2)"
+        raise ValueError(f"{name} must be {wanted}, not {array.shape}")
+    return array
+
+
+def _arrow(axes: "_Axes", start: np.ndarray, arrow: np.ndarray) -> None:
+    """A line with a head of two strokes; a dot where it is shorter than two pixels."""
+    tail, tip = np.array(axes.pixel(*start)), np.array(axes.pixel(*(start + arrow)))
+    along = tip - tail
+    length = np.linalg.norm(along)
+    if length < 2:
+        axes.pen.point(tuple(tail), INK)
+        return
+    axes.pen.line([*tail, *tip], INK, 1)
+    back, side = -along / length, np.array([along[1], -along[0]]) / length
+    for stroke in (back + 0.6 * side, back - 0.6 * side):
+        axes.pen.line([*tip, *(tip + min(4, length / 2) * stroke)], INK, 1)
+
+
 class _Axes:
     """A frame with ticks that maps numbers to pixels. By hand, because matplotlib is too slow here:
     tests/benchmarks/slider_latency.py has the numbers.
@@ -203,6 +259,11 @@ class _Axes:
         across = left + (x - self.x[0]) / (self.x[1] - self.x[0]) * (right - left)
         up = bottom - (y - self.y[0]) / (self.y[1] - self.y[0]) * (bottom - top)
         return across.clip(left, right), np.nan_to_num(up, nan=bottom).clip(top, bottom)
+
+    def pixel(self, x: float, y: float) -> tuple[float, float]:
+        """One place as a pixel."""
+        (across,), (up,) = self.px([x], [y])
+        return float(across), float(up)
 
     def line(self, x: np.ndarray, y: np.ndarray, color: str) -> None:
         across, up = self.px(x, y)

@@ -11,7 +11,14 @@ from PIL import Image
 
 from diffusion_lib.data.pictures import INK, encode, image_grid, to_pictures
 from diffusion_lib.lessons import panels
-from diffusion_lib.lessons.panels import COLORS, compose, curve_panel, histogram_panel, stack_rows
+from diffusion_lib.lessons.panels import (
+    COLORS,
+    compose,
+    curve_panel,
+    histogram_panel,
+    plane_panel,
+    stack_rows,
+)
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -330,3 +337,50 @@ def test_a_bundle_of_lines_has_no_legend():
     flat = curve_panel({str(i): [0.0, 0.0] for i in range(12)}, limits=(0, 1))
     assert list(flat.crop(corner).getdata()) == list(alone.crop(corner).getdata())
     assert list(few.crop(corner).getdata()) != list(alone.crop(corner).getdata())
+
+
+# -- a plane ---------------------------------------------------------------------------------------
+
+
+def test_points_lie_where_they_say() -> None:
+    panel = plane_panel(torch.tensor([[1.0, -0.5]]), limits=(-2, 2), size=(250, 250))
+    frame = Frame(panel, (-2, 2), (-2, 2))
+    rows, columns = where(panel, COLORS[2])
+    across, up = frame.at(1.0, -0.5)
+    assert abs(columns.mean() - across) < 1 and abs(rows.mean() - up) < 1
+
+
+def test_an_arrow_points_its_way_and_is_no_longer_than_allowed() -> None:
+    place, move = torch.zeros(1, 2), torch.tensor([[5.0, 0.0]])
+    panel = plane_panel(at=place, arrows=move, limits=(-1, 1), longest=0.5, size=(250, 250))
+    frame = Frame(panel, (-1, 1), (-1, 1))
+    dark = (pixels(panel) == rgb(INK)).all(axis=2)
+    dark[:, [frame.left, frame.right]] = dark[[frame.top, frame.bottom]] = False
+    inside = dark[frame.top : frame.bottom, frame.left : frame.right]
+    rows, columns = np.nonzero(inside)
+    start, end = frame.at(0, 0)[0] - frame.left, frame.at(0.5, 0)[0] - frame.left
+    assert abs(columns.min() - start) <= 1.5 and abs(columns.max() - end) <= 1.5
+    assert rows[columns > end - 5].size > rows[columns < start + 5].size  # the head is at the tip
+
+
+def test_a_path_ends_in_a_dot_and_stays_inside() -> None:
+    paths = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[-1.0, 1.0], [9.0, 9.0]]])
+    panel = plane_panel(paths=paths, limits=(-2, 2), size=(250, 250))
+    frame = Frame(panel, (-2, 2), (-2, 2))
+    rows, columns = where(panel, COLORS[1])
+    for x, y in ((-1, 1), (2, 2)):  # what leaves the frame ends at its edge
+        across, up = frame.at(x, y)
+        assert ((columns - across) ** 2 + (rows - up) ** 2).min() <= 2
+
+
+@pytest.mark.parametrize("options, piece", [
+    ({}, "nothing to draw"),
+    ({"points": torch.zeros(3)}, "points must be (N, 2), not (3,)"),
+    ({"points": torch.zeros(0, 2)}, "points must be (N, 2), not (0, 2)"),
+    ({"arrows": torch.zeros(3, 2)}, "3 arrows need as many places `at`, not 0"),
+    ({"paths": torch.zeros(3, 2)}, "paths must be (steps, K, 2), not (3, 2)"),
+])
+def test_what_is_no_plane_is_refused(options: dict, piece: str) -> None:
+    with pytest.raises(ValueError) as error:
+        plane_panel(**options)
+    assert piece in str(error.value)
