@@ -55,10 +55,8 @@ def main(arguments: list[str]) -> int:
             )
         except CellExecutionError as error:
             failed += 1
-            print(
-                f"{path.name}: failed and left as it was; {error.ename}: {error.evalue}\n{str(error)[:2000]}",
-                file=sys.stderr,
-            )
+            print(f"{path.name}: failed and left as it was; {error.ename}: {error.evalue}\n"
+                  f"{str(error)[:2000]}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -58,13 +58,11 @@ def load(path: Path) -> dict:
     for i, cell in enumerate(cells):
         follows = i + 1 < len(cells) and is_solution(cells[i + 1])
         if is_stub(cell) and not follows:
-            raise Broken(
-                f'{path.name}: the exercise "{source(cell).splitlines()[-1]}" has no solution right after it'
-            )
+            raise Broken(f'{path.name}: the exercise "{source(cell).splitlines()[-1]}" has no '
+                         "solution right after it")
         if is_solution(cell) and not (i and is_stub(cells[i - 1])):
-            raise Broken(
-                f"{path.name}: solution number {sum(map(is_solution, cells[: i + 1]))} does not follow an exercise"
-            )
+            number = sum(map(is_solution, cells[: i + 1]))
+            raise Broken(f"{path.name}: solution number {number} does not follow an exercise")
     return notebook
 
 
@@ -134,14 +132,11 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(
-            f"error: cannot write {error.filename or out} ({error.strerror}); free some room, or give another folder",
-            file=sys.stderr,
-        )
+        print(f"error: cannot write {error.filename or out} ({error.strerror}); free some room, "
+              "or give another folder", file=sys.stderr)
         return 2
-    print(
-        f"{len(names)} notebooks in {out / 'student'} (without solutions) and {out / 'instructor'} (with them)"
-    )
+    print(f"{len(names)} notebooks in {out / 'student'} (without solutions) and "
+          f"{out / 'instructor'} (with them)")
     return 0
 
 

@@ -1,5 +1,5 @@
-"""Measure the five arms of notebook 06 and write what it reads: diffusion_lib/weights/tables/arms.json
-and grids in diffusion_lib/weights/progress.
+"""Measure the five arms of notebook 06 and write what it reads: weights/tables/arms.json and grids
+in weights/progress, both in diffusion_lib.
 
     python .ci/measure_arms.py runs --n 500        needs data/ and runs/arm_classes32 and so on
 

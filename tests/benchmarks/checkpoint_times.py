@@ -46,9 +46,8 @@ def main() -> None:
                 action()
                 seconds[name].append(time.perf_counter() - start)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 1e6
-    print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters, {size:.0f} MB a checkpoint"
-    )
+    weights = sum(p.numel() for p in model.parameters())
+    print(f"{weights / 1e6:.1f} million parameters, {size:.0f} MB a checkpoint")
     for name, values in seconds.items():
         print(f"{name:18s} median {statistics.median(values):.2f} s, worst {max(values):.2f} s")
 

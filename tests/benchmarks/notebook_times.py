@@ -43,10 +43,8 @@ def main() -> None:
     for path in paths:
         own, limited = seconds(path, {}), seconds(path, AVX2)
         total = [total[0] + own, total[1] + limited]
-        print(
-            f"{path.stem:26s} {own:6.1f} s   AVX2 only {limited:6.1f} s   ratio {limited / own:.2f}",
-            flush=True,
-        )
+        print(f"{path.stem:26s} {own:6.1f} s   AVX2 only {limited:6.1f} s   "
+              f"ratio {limited / own:.2f}", flush=True)
     print(f"{'together':26s} {total[0]:6.1f} s   AVX2 only {total[1]:6.1f} s")
 
 

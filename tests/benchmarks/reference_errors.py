@@ -147,8 +147,9 @@ def trajectories() -> Iterator[Row]:
         model = in_language(diffusion, Curved(0.7))
         for count in (10, 27, 40):
             scheduler = theirs(
-                DPMSolverMultistepScheduler, diffusion, count, algorithm_type="dpmsolver++", solver_order=2,
-                solver_type="midpoint", final_sigmas_type="zero", lower_order_final=True,
+                DPMSolverMultistepScheduler, diffusion, count, algorithm_type="dpmsolver++",
+                solver_order=2, solver_type="midpoint", final_sigmas_type="zero",
+                lower_order_final=True,
             )  # fmt: skip
             ours = list(
                 dpm_solver_pp(
@@ -178,9 +179,8 @@ def networks() -> Iterator[Row]:
 
 
 def main() -> int:
-    print(
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}, {torch.get_num_threads()} threads"
-    )
+    print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, "
+          f"{torch.get_num_threads()} threads")
     print(f"{'quantity':58}{'largest difference':>20}{'limit':>9}  pass")
     failed = 0
     for part in (schedules, noising, steps, trajectories, networks):

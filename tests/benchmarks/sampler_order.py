@@ -52,9 +52,8 @@ def orders() -> None:
         print(
             f"\n{title(schedule, snr0)}, T = 10,080: largest error (order since half as many steps)"
         )
-        print(
-            f"{'sampler':15}{'steps':>6}{'evaluations':>13}{'halfway':>18}{'near the end':>18}{'picture':>18}"
-        )
+        print(f"{'sampler':15}{'steps':>6}{'evaluations':>13}"
+              f"{'halfway':>18}{'near the end':>18}{'picture':>18}")
         for name in ("ddim", "heun", "dpm_solver_pp"):
             errors = order_errors(name, diffusion, STEPS)
             for i, steps in enumerate(STEPS):
@@ -73,9 +72,8 @@ def orders() -> None:
 def recovery(points: int) -> None:
     size = math.isqrt(points // 4)
     print(f"\nmean and covariance of {4 * size * size:,} points, T = 1000: largest errors")
-    print(
-        f"{'schedule':28}{'prediction':>11}  {'sampler':15}{'steps':>6}{'mean':>10}{'covariance':>12}{'standard errors':>17}  within 4"
-    )
+    print(f"{'schedule':28}{'prediction':>11}  {'sampler':15}{'steps':>6}{'mean':>10}"
+          f"{'covariance':>12}{'standard errors':>17}  within 4")
     for schedule, snr0, prediction in (
         ("linear", False, "epsilon"),
         ("cosine", False, "epsilon"),
@@ -88,8 +86,9 @@ def recovery(points: int) -> None:
             for steps in counts:
                 mean, covariance, off = gaussian_errors(diffusion, name, steps, size)
                 print(
-                    f"{title(schedule, snr0):28}{prediction:>11}  {name:15}{steps:6}{mean.abs().max():10.4f}"
-                    f"{covariance.abs().max():12.4f}{off:17.1f}  {'yes' if off < 4 else 'no'}",
+                    f"{title(schedule, snr0):28}{prediction:>11}  {name:15}{steps:6}"
+                    f"{mean.abs().max():10.4f}{covariance.abs().max():12.4f}{off:17.1f}  "
+                    f"{'yes' if off < 4 else 'no'}",
                     flush=True,
                 )
 

@@ -109,7 +109,7 @@ def quantiles(values: list[float]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measure how fast sliders follow a key, with the connection of `make lab` and without."
+        description="Measure how fast sliders follow a key, with make lab's connection and without."
     )
     parser.add_argument(
         "notebooks", nargs="*", type=Path, help="default: notebooks 01 and 02, which run in seconds"
@@ -122,9 +122,8 @@ def main() -> None:
     paths = arguments.notebooks or sorted((ROOT / "notebooks").glob("0[12]_*.ipynb"))
     if missing := [str(path) for path in paths if not path.is_file()]:
         parser.error(f"no such notebook: {', '.join(missing)}")
-    print(
-        "median / 95th percentile in ms, from key press to                painted        presented   number"
-    )
+    print(f"{'median / 95th percentile in ms, from key press to':65}"
+          "painted        presented   number")
     values: dict[tuple[str, str], list[float]] = {}
     for path in paths:
         for quick in (True, False):
@@ -152,9 +151,8 @@ def main() -> None:
             values.get((kind, connection), []) for connection in ("make lab", "Jupyter's own")
         )
         if with_it and without:
-            print(
-                f"{kind}: Jupyter's own connection takes {statistics.median(without) / statistics.median(with_it):.2f} times as long"
-            )
+            ratio = statistics.median(without) / statistics.median(with_it)
+            print(f"{kind}: Jupyter's own connection takes {ratio:.2f} times as long")
 
 
 if __name__ == "__main__":

@@ -133,16 +133,14 @@ def main() -> None:
             if round_:                                                    # the first warms up
                 best[name] = min(best[name], (time.perf_counter() - start) / 3)
     top = peak(device, dtype)
-    print(
-        f"{device.type}, {dtype}, {torch.get_num_threads()} threads, batch {arguments.batch}, {arguments.size} px; "
-        f"matrix products reach {top / 1e9:.0f} GFLOP/s"
-    )
+    print(f"{device.type}, {dtype}, {torch.get_num_threads()} threads, batch {arguments.batch}, "
+          f"{arguments.size} px; matrix products reach {top / 1e9:.0f} GFLOP/s")
     for name, seconds in best.items():
         speed = flops[name] * arguments.batch / seconds
-        print(
-            f"{name:28s} {arguments.batch / seconds:8.1f} images/s  {flops[name] / 1e9:6.2f} GFLOP an image  {speed / 1e9:7.1f} GFLOP/s "
-            f"({speed / top:.0%} of the peak)  ours is {seconds / best['ours'] * flops['ours'] / flops[name]:.2f} times as fast per FLOP"
-        )
+        per_flop = seconds / best["ours"] * flops["ours"] / flops[name]
+        print(f"{name:28s} {arguments.batch / seconds:8.1f} images/s  "
+              f"{flops[name] / 1e9:6.2f} GFLOP an image  {speed / 1e9:7.1f} GFLOP/s "
+              f"({speed / top:.0%} of the peak)  ours is {per_flop:.2f} times as fast per FLOP")
     besides(trainer)
 
 

@@ -222,8 +222,8 @@ def main() -> None:
             spent[name] += now
     reference, network = Reference.load("cats32"), load_classifier()
     print(
-        f"{torch.get_num_threads()} threads; {arguments.n} samples each, 20 evaluations of DPM-Solver++; judge "
-        f"{arguments.judge or 'shipped'}; real cats are called cat "
+        f"{torch.get_num_threads()} threads; {arguments.n} samples each, 20 evaluations of "
+        f"DPM-Solver++; judge {arguments.judge or 'shipped'}; real cats are called cat "
         f"{reference.verdicts['held-out pictures'][0]:.0%} by the shipped classifier"
     )
     for name, (_, one) in contenders.items():
@@ -246,8 +246,9 @@ def main() -> None:
             n=arguments.n,
         )
         print(
-            f"{name:24s} {spent[name] / 60:5.1f} min {seen[name]:9,} pictures seen   called cat {share.value:4.0%}   probability "
-            f"{probability.value:.2f}   Fréchet {far.value:7.2f} (real cats {far.floor:.2f})"
+            f"{name:24s} {spent[name] / 60:5.1f} min {seen[name]:9,} pictures seen   "
+            f"called cat {share.value:4.0%}   probability {probability.value:.2f}   "
+            f"Fréchet {far.value:7.2f} (real cats {far.floor:.2f})"
         )
 
 

@@ -60,10 +60,10 @@ def main() -> None:
     t = torch.randint(0, 1000, (arguments.batch,), device=arguments.device)
     with torch.no_grad():
         difference = (ours(x[:4], t[:4]) - theirs(x[:4], t[:4]).sample).abs().max().item()
+    weights = sum(p.numel() for p in ours.parameters())
     print(
-        f"torch {torch.__version__}, {arguments.device}, {arguments.threads} threads; {arguments.size} px, "
-        f"{arguments.channels} channels, {sum(p.numel() for p in ours.parameters()) / 1e6:.1f} M weights, "
-        # fmt: skip
+        f"torch {torch.__version__}, {arguments.device}, {arguments.threads} threads; "
+        f"{arguments.size} px, {arguments.channels} channels, {weights / 1e6:.1f} M weights, "
         f"batch {arguments.batch}; largest difference of the outputs {difference:.1e}"
     )
     print(f"{'':24}{'ours':>12}{'diffusers':>12}{'ratio':>8}")
@@ -81,8 +81,9 @@ def main() -> None:
             del times[0]  # warming up
             mine, other = (statistics.median(column) for column in zip(*times, strict=True))
             ratio = statistics.median(b / a for a, b in times)
-            print(f"{('bf16 autocast' if bf16 else 'float32') + layout:24}{arguments.batch / mine:9.1f}/s "
-                  f"{arguments.batch / other:10.1f}/s {ratio:7.2f}", flush=True)  # fmt: skip
+            print(f"{('bf16 autocast' if bf16 else 'float32') + layout:24}"
+                  f"{arguments.batch / mine:9.1f}/s {arguments.batch / other:10.1f}/s {ratio:7.2f}",
+                  flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
