@@ -7,6 +7,7 @@ reference:cats32` read them.
 
     python .ci/make_references.py real        after the classifier has changed (minutes)
     python .ci/make_references.py real catfaces128        one of them
+    python .ci/make_references.py rows        400 held-out cats seen by other features (a minute)
     python .ci/make_references.py samples runs/cats32     after cats32 has changed (five minutes)
 """
 
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion_lib import load_model, sample
-from diffusion_lib.data.sources import in_batches
+from diffusion_lib.data.sources import in_batches, load_data
 from diffusion_lib.measuring.classifier import Classifier, load_classifier
 from diffusion_lib.measuring.report import SHIPPED, Reference, real_pictures
 
@@ -71,6 +72,16 @@ def real(*names: str) -> None:
             save_file(moments, SHIPPED / "cats32_moments.safetensors")
 
 
+def rows() -> None:
+    """400 held-out cats in pixels and in random features, so that a floor can be had at small n."""
+    data = REAL["cats32"][0].replace("train", "test")
+    pictures = load_data(data, 32).images
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:400]
+    made = {kind: in_batches(network, pictures[order]).half()
+            for kind, network in (("pixels", coarse), ("random", random_network().features))}
+    save_file(made, SHIPPED / "cats32_held_out_rows.safetensors")
+
+
 def samples(run: str) -> None:
     network, rows = load_classifier().features, {}
     for name, (sampler, steps, weights, count) in SAMPLES.items():
@@ -84,4 +95,4 @@ def samples(run: str) -> None:
 
 
 if __name__ == "__main__":
-    {"real": real, "samples": samples}[sys.argv[1]](*sys.argv[2:])
+    {"real": real, "rows": rows, "samples": samples}[sys.argv[1]](*sys.argv[2:])

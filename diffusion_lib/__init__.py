@@ -61,7 +61,10 @@ _EXPORTS = {
         "compose", "curve_panel", "font", "histogram_panel", "plane_panel", "stack_rows",
     ),
     "lessons.plots": ("figure", "plot_curves", "show", "show_images", "show_strip"),
-    "lessons.sliders": ("frame_slider", "live_panel", "live_slider", "timestep_slider"),
+    "lessons.sliders": (
+        "even_timesteps", "frame_slider", "live_panel", "live_slider", "timestep_slider",
+    ),
+    "lessons.network": ("channel_grid", "few_colours", "unet_plan", "unet_stages"),
     "lessons.progress": ("LiveProgress", "TimeLeft"),
     "lessons.exercises": ("check",),
 }

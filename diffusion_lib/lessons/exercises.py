@@ -36,9 +36,52 @@ def recover_picture(function: Callable) -> str:
         "the noise is gone, but the picture is still too weak: divide by √ᾱ": {"picture": 0},
         "the sign of the noise: it was added, so take it away": {"sign": -1},
         "the noise is taken away whole; x_t holds only √(1-ᾱ) of it": {"noise": 0},
+        "both roots are forgotten: the factors are √ᾱ and √(1-ᾱ)": {"noise": 1, "picture": 1},
+        "the factor √ᾱ is divided out of x_t alone; take the noise away first, then divide":
+            lambda x, a, e: x / a**0.5 - (1 - a) ** 0.5 * e,
+        "multiplied by √ᾱ; it was multiplied on the way there, so divide":
+            lambda x, a, e: (x - (1 - a) ** 0.5 * e) * a**0.5,
         "this is x_t, unchanged": lambda x, a, e: x,
     })
     return "who knows the noise knows the picture: it is enough to ask a network for the noise."
+
+
+@exercise
+def jump_between(function: Callable) -> str:
+    """From x_s, ᾱ_s, ᾱ_t and noise to x_t: √(ᾱ_t / ᾱ_s) x_s + √(1 - ᾱ_t / ᾱ_s) ε (s before t)."""
+    def right(x: Tensor, s: Tensor, t: Tensor, e: Tensor, ratio=lambda s, t: t / s,
+              picture=0.5, noise=0.5, sign=1) -> Tensor:
+        a = ratio(s, t)
+        return a**picture * x + sign * (1 - a) ** noise * e
+
+    def rates(x: Tensor, s: Tensor, t: Tensor, e: Tensor, rate: Callable) -> Tensor:
+        return (t / s) ** 0.5 * x + rate(s, t) * e
+
+    questions = {f"ᾱ from {s} to {t}": (*pictures(seed)[:1], bar(s), bar(t), pictures(seed)[1])
+                 for seed, (s, t) in enumerate(((1.0, 0.6), (0.9, 0.5), (0.4, 0.01)))}
+    compare(function, questions, right, {
+        "this jumps from the clean picture; x_s has taken s steps already: use the ratio ᾱ_t / ᾱ_s":
+            {"ratio": lambda s, t: t},
+        "the roots are forgotten: the factors are √(ᾱ_t / ᾱ_s) and √(1 - ᾱ_t / ᾱ_s)":
+            {"picture": 1, "noise": 1},
+        "the root over the noise's variance is forgotten": {"noise": 1},
+        "the root over the factor on x_s is forgotten": {"picture": 1},
+        "the ratio is upside down: ᾱ_t is the smaller one": {"ratio": lambda s, t: s / t},
+        "the variance of the new noise is 1 - ᾱ_t / ᾱ_s, not 1 - ᾱ_t: some noise is in already":
+            lambda *q: rates(*q, lambda s, t: (1 - t) ** 0.5),
+        "the variance of the new noise is not ᾱ_s - ᾱ_t: x_s shrinks, and its noise with it":
+            lambda *q: rates(*q, lambda s, t: (s - t) ** 0.5),
+        "noise rates do not subtract; variances would, had x_s not shrunk":
+            lambda *q: rates(*q, lambda s, t: (1 - t) ** 0.5 - (1 - s) ** 0.5),
+        "the two factors are swapped: the large one belongs to x_s":
+            lambda x, s, t, e: right(e, s, t, x),
+        "the noise is added whole; its factor is √(1 - ᾱ_t / ᾱ_s)":
+            lambda *q: rates(*q, lambda s, t: 1),
+        "the new noise is missing": lambda *q: rates(*q, lambda s, t: 0),
+        "the noise is taken away; this is the way forward: add it": {"sign": -1},
+        "this is x_s, unchanged": lambda x, s, t, e: x,
+    })
+    return "several steps are one step, with the ratio of the two ᾱ in place of α."
 
 
 @exercise
@@ -60,8 +103,13 @@ def first_mostly_noise(function: Callable) -> str:
         "this looks at one step's α; the SNR needs ᾱ, the product of all steps so far":
             {"left": lambda betas: 1 - betas},
         "SNR < 1 means ᾱ < 1 - ᾱ; you seem to ask for √ᾱ < 1/2": {"limit": 0.25},
+        "SNR < 1 means ᾱ < 1 - ᾱ; you seem to ask for ᾱ < 1/10": {"limit": 0.1},
         "this is how many timesteps are mostly noise; asked for is the first of them":
             lambda betas: int((kept(betas) < 0.5).sum()),
+        "this looks at the betas; ask when ᾱ, the product of all (1 - beta), is below 1/2":
+            lambda betas: int((betas > 0.5).int().argmax()),
+        "the betas are added up; each step multiplies: ᾱ is the product of the (1 - beta)":
+            lambda betas: int((betas.cumsum(0) > 0.5).int().argmax()),
         "always t = 0: is the comparison the wrong way round, or is ᾱ compared with 1?":
             lambda betas: 0,
     })
@@ -69,44 +117,45 @@ def first_mostly_noise(function: Callable) -> str:
 
 
 @exercise
-def betas_from_alpha_bar(function: Callable) -> str:
-    """From ᾱ (T,) to its betas (T,): 1 - ᾱ_t / ᾱ_(t-1), with ᾱ = 1 before the first step."""
-    def before(a: Tensor) -> Tensor:
-        return torch.cat([torch.ones_like(a[:1]), a[:-1]])
+def straight_log_snr(function: Callable) -> str:
+    """From T, first and last log-SNR to the betas (T,) whose log-SNR falls in a straight line."""
+    def ratio(a: Tensor) -> Tensor:
+        return a / torch.cat([torch.ones_like(a[:1]), a[:-1]])
 
-    questions = {"the linear ᾱ": (GaussianDiffusion(linear_beta_schedule(1000)).alphas_cumprod,),
-                 "the cosine ᾱ": (GaussianDiffusion(cosine_beta_schedule(50)).alphas_cumprod,)}
-    compare(function, questions, lambda a: 1 - a / before(a), {
-        "one beta is missing, the first: before t = 0 comes the clean picture, with ᾱ = 1":
-            lambda a: 1 - a[1:] / a[:-1],
-        "at t = 0 you took the last ᾱ (roll or index -1); before t = 0 ᾱ is 1":
-            lambda a: 1 - a / a.roll(1),
-        "these are the alphas; beta = 1 - alpha": lambda a: a / before(a),
-        "this is 1 - ᾱ, the noise of all steps so far; a beta is that of one": lambda a: 1 - a,
-        "upside down: ᾱ_t is divided by the ᾱ before it": lambda a: 1 - before(a) / a,
-        "a difference of neighbours; each step multiplies: a ratio": lambda a: before(a) - a,
-    }, within=(0, 1))
-    return "any falling curve of ᾱ is a schedule: beta_t = 1 - ᾱ_t / ᾱ_(t-1), with ᾱ = 1 at first."
+    def right(T: int, first: float, last: float, line=torch.linspace, snr=torch.exp,
+              end=lambda a: 1 - ratio(a)) -> Tensor:
+        r = snr(line(first, last, T, dtype=torch.float64))
+        return end(r / (1 + r))
 
+    def whole(T: int, first: float, last: float, **options) -> Tensor:
+        """One more point than asked for, the first taken as the clean picture."""
+        return right(T + 1, first, last, end=lambda a: (1 - ratio(a))[1:], **options)
 
-@exercise
-def shift_for_size(function: Callable) -> str:
-    """From ᾱ (T,) for 32 pixels and a size to ᾱ (T,) for that size: its SNR over (size / 32)²."""
-    def right(a: Tensor, size: int, power=2, base=32) -> Tensor:
-        snr = a / (1 - a) / (size / base) ** power
-        return snr / (1 + snr)
+    def no_log(T: int, first: float, last: float) -> Tensor:
+        return right(T, math.exp(first), math.exp(last), snr=lambda r: r)
 
-    a = GaussianDiffusion(cosine_beta_schedule(60)).alphas_cumprod
-    questions = {f"{size} pixels": (a, size) for size in (128, 64, 16)}
+    questions = {"T = 40, from 6 to -6": (40, 6.0, -6.0), "T = 9, from 3 to -8": (9, 3.0, -8.0)}
     compare(function, questions, right, {
-        "the square is forgotten: the SNR falls with the number of pixels": {"power": 1},
-        "the wrong way round: a larger picture needs more noise, a smaller SNR": {"power": -2},
-        "this is the SNR; asked for is ᾱ = SNR / (1 + SNR)":
-            lambda a, size: a / (1 - a) / (size / 32) ** 2,
-        "you divide ᾱ; the SNR = ᾱ / (1-ᾱ) is divided": lambda a, size: a / (size / 32) ** 2,
-        "the schedule was made for 32 pixels: divide by (size / 32)², not size²": {"base": 1},
+        "this is ᾱ; asked for are the betas that lead to it": {"end": lambda a: a},
+        "these are the alphas; beta = 1 - alpha": {"end": ratio},
+        "this is 1 - ᾱ, the noise of all steps so far; a beta is that of one":
+            {"end": lambda a: 1 - a},
+        "one beta is missing, the first: before t = 0 comes the clean picture, with ᾱ = 1":
+            {"end": lambda a: 1 - a[1:] / a[:-1]},
+        "at t = 0 you took the last ᾱ (roll or index -1); before t = 0 ᾱ is 1":
+            {"end": lambda a: 1 - a / a.roll(1)},
+        "upside down: ᾱ_t is divided by the ᾱ before it": {"end": lambda a: 1 - 1 / ratio(a)},
+        "a difference of neighbours; each step multiplies: a ratio":
+            {"end": lambda a: torch.cat([torch.ones_like(a[:1]), a[:-1]]) - a},
+        "the line begins one step before t = 0; asked for is a log-SNR of `first` at t = 0": whole,
+        "the SNR itself falls in a straight line; its logarithm should": no_log,
+        "the logarithm is the natural one: SNR = exp(log-SNR), not a power of ten":
+            {"snr": lambda r: 10**r},
+        "the line runs the wrong way: from `first`, at t = 0, down to `last`":
+            lambda T, first, last: right(T, last, first),
+        "ᾱ is SNR / (1 + SNR); 1 / (1 + SNR) is the noise's part": {"snr": lambda r: (-r).exp()},
     }, within=(0, 1))
-    return "dividing the SNR by (size / 32)² makes a schedule equally hard at another size."
+    return "a schedule is any falling curve: log-SNR to SNR, to ᾱ = SNR / (1 + SNR), to betas."
 
 
 @exercise
@@ -122,7 +171,8 @@ def pixels_seen(function: Callable) -> str:
 
     questions = {"two 3 × 3 layers": ([(3, 1), (3, 1)],),
                  "a halving, then 3 × 3 and 5 × 5": ([(3, 2), (3, 1), (5, 1)],),
-                 "two halvings and a 1 × 1": ([(4, 2), (3, 2), (1, 1), (3, 1)],)}
+                 "two halvings and a 1 × 1": ([(4, 2), (3, 2), (1, 1), (3, 1)],),
+                 "folded, then 3 × 3 twice": ([(2, 2), (3, 1), (3, 1)],)}
     compare(function, questions, right, {
         "the stride is not used: after a halving, one step on the map is two pixels":
             {"reach": lambda window, step: window - 1},
@@ -130,6 +180,17 @@ def pixels_seen(function: Callable) -> str:
         "a window of 3 adds 2 pixels, not 3: its middle is seen already":
             {"reach": lambda window, step: window * step},
         "without any layer, one pixel is seen: begin with 1, not 0": {"wide": 0},
+        "the widths are multiplied; each window adds (width - 1) steps":
+            lambda layers: math.prod(width for width, _ in layers),
+        "this is how far to one side; asked for is the whole width":
+            lambda layers: (right(layers) - 1) // 2,
+        "this is how many pixels one step on the last map is; asked for is how many are seen":
+            lambda layers: math.prod(stride for _, stride in layers),
+        "the strides are added; each halving doubles what is one step": lambda layers: 1 + sum(
+            (width - 1) * (1 + sum(stride - 1 for _, stride in layers[:i]))
+            for i, (width, _) in enumerate(layers)),
+        "only the last layer counts here; what it sees has seen more already":
+            lambda layers: layers[-1][0],
         "the wrong end first: the first layer lies next to the picture":
             lambda layers: right(layers[::-1]),
     })
@@ -137,45 +198,57 @@ def pixels_seen(function: Callable) -> str:
 
 
 @exercise
-def attention_cost(function: Callable) -> str:
-    """From channels, height and width to the multiply-adds of one self-attention."""
-    def right(c: int, h: int, w: int, linear=4, pairs=2) -> int:
-        return linear * h * w * c * c + pairs * (h * w) ** 2 * c
+def multi_head(function: Callable) -> str:
+    """From q, k, v (B, N, c) and a number of heads to attention head by head, (B, N, c)."""
+    def split(x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(2, (heads, -1)).transpose(1, 2)  # (B, heads, N, c / heads)
 
-    sizes = ((48, 4, 4), (24, 8, 16), (16, 5, 3))
-    questions = {f"c = {c}, {h} × {w}": (c, h, w) for c, h, w in sizes}
+    def join(x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)
+
+    def right(q: Tensor, k: Tensor, v: Tensor, heads: int, split=split, join=join, over=-1,
+              scale=lambda c, d: d**-0.5, softmax=torch.softmax) -> Tensor:
+        c, (q, k, v) = q.shape[2], (split(x, heads) for x in (q, k, v))
+        return join(softmax(q @ k.transpose(2, 3) * scale(c, q.shape[3]), over) @ v)
+
+    def every_other(x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(2, (-1, heads)).permute(0, 3, 1, 2)
+
+    def cut_rows(x: Tensor, heads: int) -> Tensor:
+        return x.reshape(len(x), heads, x.shape[1], -1)
+
+    def shape(x: Tensor, heads: int) -> Tensor:
+        """Heads last, as if each head were a pixel of its own."""
+        return x.unflatten(2, (heads, -1))
+
+    questions = {}
+    for seed, heads in enumerate((2, 4, 1)):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(3, 2, 6, 8, generator=generator) * 2
+        questions[f"{heads} heads" if heads > 1 else "one head"] = (*rows, heads)
     compare(function, questions, right, {
-        "the two products of all pixels with all pixels are missing": {"pairs": 0},
-        "the four linear layers are missing": {"linear": 0},
-        "there are two products of all pixels with all pixels": {"pairs": 1},
-        "there are four linear layers: q, k, v and the one at the end": {"linear": 3},
-        "all pixels with all pixels is (height · width)² pairs":
-            lambda c, h, w: right(c, h, w, pairs=0) + 2 * h * w * c,
+        "this is attention with one head: cut the channels into heads first":
+            lambda q, k, v, heads: right(q, k, v, 1),
+        "each head has c / heads channels, so divide by √(c / heads), not √c":
+            {"scale": lambda c, d: c**-0.5},
+        "the root is forgotten: divide by √(c / heads)": {"scale": lambda c, d: 1 / d},
+        "the division by √(c / heads) is missing": {"scale": lambda c, d: 1},
+        "multiplied by √(c / heads); divide by it": {"scale": lambda c, d: d**0.5},
+        "the softmax runs over the pixels that ask; those that are asked are in the last dim":
+            {"over": -2},
+        "a head is a run of neighbouring channels, not every other one":
+            {"split": every_other, "join": lambda x: x.permute(0, 2, 3, 1).flatten(2)},
+        "the cut mixes pixels and channels: unflatten the channels, then move the heads forward":
+            {"split": cut_rows, "join": lambda x: x.reshape(len(x), x.shape[2], -1)},
+        "the heads are joined in the wrong order: move them back beside their channels first":
+            {"join": lambda x: x.reshape(len(x), x.shape[2], -1)},
+        "every head attends to the other heads of its own pixel: move the heads before the pixels":
+            {"split": shape, "join": lambda x: x.flatten(2)},
+        "the softmax is missing": {"softmax": lambda x, over: x},
+        "this is v, unchanged": lambda q, k, v, heads: v,
+        "k and q have changed places": lambda q, k, v, heads: right(k, q, v, heads),
     })
-    return "the pairs grow with the square of the number of pixels, the layers with the number."
-
-
-@exercise
-def scale_and_shift(function: Callable) -> str:
-    """From h (B, c, H, W) and a vector (B, 2c) to h · (1 + scale) + shift."""
-    first, last, even, odd = slice(0, 3), slice(3, 6), slice(0, 6, 2), slice(1, 6, 2)
-
-    def right(h: Tensor, v: Tensor, one=1, scale=first, shift=last) -> Tensor:
-        return h * (one + v[:, scale, None, None]) + v[:, shift, None, None]
-
-    generator = torch.Generator().manual_seed(0)
-    h = torch.randn(2, 3, 4, 5, generator=generator)
-    vector = torch.randn(2, 6, generator=generator)
-    questions = {"a random vector": (h, vector), "a zero vector": (h, torch.zeros(2, 6))}
-    compare(function, questions, right, {
-        "the 1 is missing: a zero vector must change nothing": {"one": 0},
-        "the halves are swapped: first the scale, then the shift": {"scale": last, "shift": first},
-        "the halves are the first c and the last c numbers, not every other one":
-            {"scale": even, "shift": odd},
-        "the shift is missing": lambda h, v: h * (1 + v[:, first, None, None]),
-        "the scale is missing": lambda h, v: h + v[:, last, None, None],
-    })
-    return "one vector can turn every channel up and down, and a zero vector leaves all as it is."
+    return "several heads look at several things at once, for the price of one."
 
 
 @exercise
@@ -377,3 +450,52 @@ def precision(function: Callable) -> str:
             lambda x, real, radii: right(x, real, radii.max()),
     }, within=(0, 1))
     return "a sample counts if it lies as near to some real picture as that one's own neighbours."
+
+
+@exercise
+def away_from(function: Callable) -> str:
+    """From the answers u (no class) and n (an unwanted class) and s to u - s (n - u)."""
+    def right(u: Tensor, n: Tensor, s: float, sign=-1, base=lambda u, n: u) -> Tensor:
+        return base(u, n) + sign * s * (n - u)
+
+    questions = {f"s = {s}": (*pictures(seed), s) for seed, s in enumerate((0.5, 1.0, 4.0))}
+    compare(function, questions, right, {
+        "this goes towards the unwanted class: it is guidance; turn the push round": {"sign": 1},
+        "the push starts at the unwanted class; start at u, the answer without a class":
+            {"base": lambda u, n: n},
+        "with s = 0 the answer must be u; you still add n - u": lambda u, n, s: u - (1 + s) * (n-u),
+        "take away the difference to u, not all of the unwanted answer": lambda u, n, s: u - s * n,
+        "an average has no push: u must keep its whole weight and more":
+            lambda u, n, s: (1 - s) * u - s * n,
+        "this is u, whatever s": lambda u, n, s: u,
+    })
+    return "guidance with the push turned round: away from a class, not towards one."
+
+
+@exercise
+def guided_answer(function: Callable) -> str:
+    """From a network, x_t, t, labels, the label of "no class" and s to u + s (c - u)."""
+    def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        factor = (1 + labels).reshape(-1, 1, 1, 1)
+        return factor * x_t.tanh() + 0.01 * t.reshape(-1, 1, 1, 1) * factor.sqrt()
+
+    def right(network: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, s: float,
+              mix=lambda c, u, s: u + s * (c - u), nothing=torch.full_like) -> Tensor:
+        return mix(network(x, t, labels), network(x, t, nothing(labels, null)), s)
+
+    questions = {f"s = {s}": (network, pictures(seed)[0], torch.tensor([40, 700]),
+                              torch.tensor([2, 1]), 5, s) for seed, s in enumerate((0.5, 3.0, 7.5))}
+    compare(function, questions, right, {
+        "this is the other convention, c + s (c - u); asked for is u + s (c - u)":
+            {"mix": lambda c, u, s: c + s * (c - u)},
+        "c and u are swapped: this goes away from what was asked for":
+            {"mix": lambda c, u, s: c + s * (u - c)},
+        "the push is missing its start, u": {"mix": lambda c, u, s: s * (c - u)},
+        "push by the difference c - u, not by all of c": {"mix": lambda c, u, s: u + s * c},
+        "this is the answer for the class alone; where is the one without a class?":
+            {"mix": lambda c, u, s: c},
+        "this is the answer without a class, whatever s": {"mix": lambda c, u, s: u},
+        "for \"no class\" ask with null_label for every picture, not with zeros":
+            {"nothing": lambda labels, null: torch.zeros_like(labels)},
+    })
+    return "two questions, one line: the same for any network that knows what \"no class\" is."

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import shutil
 import sys
@@ -56,9 +57,9 @@ EXERCISES = exercises()
 NAMES = [f"{notebook}-{name}" for notebook, name, _, _ in EXERCISES]
 
 
-@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06", "07"])
+@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06", "07", "08"])
 def test_two_or_three_exercises_in_each(notebook):
-    assert 2 <= sum(number == notebook for number, *_ in EXERCISES) <= 3
+    assert 2 <= sum(number == notebook for number, *_ in EXERCISES) <= 3  # and one without a checker
 
 
 def test_every_checker_is_used_by_one_exercise_and_the_reverse():
@@ -142,7 +143,7 @@ BAD = {
     "constant number": (lambda *_: 12345678.0, ("12345678", "1.235e+07", "type float", "range")),
     "constant integer": (lambda *_: 12345678, ("constant", "type int", "range")),
 }
-TENSORS = ("recover_picture", "betas_from_alpha_bar", "shift_for_size", "scale_and_shift", "ddim_step")
+TENSORS = ("recover_picture", "jump_between", "multi_head", "ddim_step")
 BAD_TENSORS = {
     "NaN": (lambda shape: torch.full(shape, float("nan"), dtype=torch.float64), "NaN"),
     "infinite": (lambda shape: torch.full(shape, float("inf"), dtype=torch.float64), "infinity"),
@@ -236,11 +237,48 @@ def ddim(guess_clip=True, result_clip=False, fresh=False):
     return function
 
 
+def before(a):
+    return torch.cat([torch.ones_like(a[:1]), a[:-1]])
+
+
+def line_slip(end, snr=torch.exp):
+    def function(T, first, last):
+        r = snr(torch.linspace(first, last, T, dtype=torch.float64))
+        return end(r / (1 + r))
+    return function
+
+
+def attend(split=lambda x, heads: x.unflatten(2, (heads, -1)).transpose(1, 2), over=3, scale=lambda c, d: d**0.5,
+           join=lambda x: x.transpose(1, 2).flatten(2)):
+    def function(q, k, v, heads):
+        c, (q, k, v) = q.shape[2], (split(x, heads) for x in (q, k, v))
+        return join((q @ k.transpose(2, 3) / scale(c, q.shape[3])).softmax(over) @ v)
+    return function
+
+
 def kept(betas):
     return (1 - betas).cumprod(0)
 
 
+def twice(mix, nothing=torch.full_like):
+    def function(network, x_t, t, labels, null_label, s):
+        return mix(network(x_t, t, labels), network(x_t, t, nothing(labels, null_label)), s)
+    return function
+
+
 SLIPS = [
+    ("away_from", lambda u, n, s: u + s * (n - u), "turn the push round"),
+    ("away_from", lambda u, n, s: n - s * (n - u), "start at u"),
+    ("away_from", lambda u, n, s: u - (1 + s) * (n - u), "with s = 0"),
+    ("away_from", lambda u, n, s: u - s * n, "take away the difference"),
+    ("away_from", lambda u, n, s: u, "whatever s"),
+    ("guided_answer", twice(lambda c, u, s: (1 + s) * c - s * u), "the other convention"),
+    ("guided_answer", twice(lambda c, u, s: c - s * (c - u)), "swapped"),
+    ("guided_answer", twice(lambda c, u, s: s * (c - u)), "missing its start"),
+    ("guided_answer", twice(lambda c, u, s: u + s * c), "not by all of c"),
+    ("guided_answer", twice(lambda c, u, s: c), "for the class alone"),
+    ("guided_answer", twice(lambda c, u, s: u), "without a class, whatever s"),
+    ("guided_answer", twice(lambda c, u, s: u + s * (c - u), lambda labels, null: labels * 0), "not with zeros"),
     ("recover_picture", lambda x, a, e: (x - (1 - a) * e) / a**0.5, "root over 1 - ᾱ is forgotten"),
     ("recover_picture", lambda x, a, e: (x - (1 - a) ** 0.5 * e) / a, "root over ᾱ is forgotten"),
     ("recover_picture", lambda x, a, e: (x - a**0.5 * e) / (1 - a) ** 0.5, "swapped"),
@@ -248,26 +286,56 @@ SLIPS = [
     ("recover_picture", lambda x, a, e: x.sub_((1 - a) ** 0.5 * e), "divide by √ᾱ"),      # spoils its argument
     ("recover_picture", lambda x, a, e: ((1 - a) ** 0.5 * e - x) / a**0.5, "only the sign"),
     ("recover_picture", lambda x, a, e: 0.9 * (x - (1 - a) ** 0.5 * e) / a**0.5, "0 of 3 questions; for ᾱ = 0.9 the answer is off"),
+    ("recover_picture", lambda x, a, e: (x - (1 - a) * e) / a, "both roots"),
+    ("recover_picture", lambda x, a, e: x / a**0.5 - (1 - a) ** 0.5 * e, "out of x_t alone"),
+    ("recover_picture", lambda x, a, e: (x - (1 - a) ** 0.5 * e) * a**0.5, "multiplied by √ᾱ"),
+    ("jump_between", lambda x, s, t, e: t**0.5 * x + (1 - t) ** 0.5 * e, "from the clean picture"),
+    ("jump_between", lambda x, s, t, e: t / s * x + (1 - t / s) * e, "the roots are forgotten"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + (1 - t / s) * e, "noise's variance is forgotten"),
+    ("jump_between", lambda x, s, t, e: t / s * x + (1 - t / s) ** 0.5 * e, "factor on x_s is forgotten"),
+    ("jump_between", lambda x, s, t, e: (s / t) ** 0.5 * x + (1 - s / t) ** 0.5 * e, "NaN"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + (1 - t) ** 0.5 * e, "some noise is in already"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + (s - t) ** 0.5 * e, "not ᾱ_s - ᾱ_t"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + ((1 - t) ** 0.5 - (1 - s) ** 0.5) * e, "do not subtract"),
+    ("jump_between", lambda x, s, t, e: (1 - t / s) ** 0.5 * x + (t / s) ** 0.5 * e, "swapped"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + e, "added whole"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x, "new noise is missing"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x - (1 - t / s) ** 0.5 * e, "taken away"),
     ("first_mostly_noise", lambda b: int((kept(b) >= 0.5).sum()) + 1, "counts from 1"),
     ("first_mostly_noise", lambda b: int((kept(b) >= 0.5).sum()) - 1, "off by one"),
     ("first_mostly_noise", lambda b: int((kept(b) < 0.5).sum()), "how many timesteps"),
     ("first_mostly_noise", lambda b: int((kept(b).sqrt() >= 0.5).sum()), "√ᾱ < 1/2"),
     ("first_mostly_noise", lambda b: kept(b)[0].item(), "is a float"),
-    ("betas_from_alpha_bar", lambda a: 1 - a[1:] / a[:-1], "one beta is missing"),
-    ("betas_from_alpha_bar", lambda a: 1 - a, "noise of all steps"),
-    ("betas_from_alpha_bar", lambda a: 1 - a / a.roll(1), "last ᾱ"),
-    ("betas_from_alpha_bar", lambda a: a / torch.cat([torch.ones(1).double(), a[:-1]]), "these are the alphas"),
-    ("betas_from_alpha_bar", lambda a: 1 - a.float() / torch.cat([torch.ones(1), a[:-1].float()]), "torch.float32, which is too coarse"),
-    ("betas_from_alpha_bar", lambda a: 1 + a, "the range is 0 to 1"),
-    ("shift_for_size", lambda a, s: a / (1 - a) / (s / 32) ** 2, "this is the SNR"),
-    ("shift_for_size", lambda a, s: (r := a / (1 - a) / (s / 32)) / (1 + r), "square is forgotten"),
-    ("shift_for_size", lambda a, s: (r := a / (1 - a) * (s / 32) ** 2) / (1 + r), "wrong way round"),
-    ("shift_for_size", lambda a, s: (r := a / (1 - a) / s**2) / (1 + r), "made for 32"),
+    ("first_mostly_noise", lambda b: int((b.cumsum(0) > 0.5).int().argmax()), "are added up"),
+    ("first_mostly_noise", lambda b: int((b > 0.5).int().argmax()), "0 whatever the question|looks at the betas"),
+    ("straight_log_snr", line_slip(lambda a: a), "this is ᾱ"),
+    ("straight_log_snr", line_slip(lambda a: 1 - a), "noise of all steps"),
+    ("straight_log_snr", line_slip(lambda a: a / before(a)), "these are the alphas"),
+    ("straight_log_snr", line_slip(lambda a: 1 - a[1:] / a[:-1]), "one beta is missing"),
+    ("straight_log_snr", line_slip(lambda a: 1 - a / a.roll(1)), "last ᾱ"),
+    ("straight_log_snr", line_slip(lambda a: 1 - before(a) / a), "upside down"),
+    ("straight_log_snr", line_slip(lambda a: before(a) - a), "difference of neighbours"),
+    ("straight_log_snr", line_slip(lambda a: (1 - a / before(a)).float()), "torch.float32, which is too coarse"),
+    ("straight_log_snr", lambda T, first, last: line_slip(lambda a: 1 - a / before(a))(T, last, first), "wrong way"),
+    ("straight_log_snr", lambda T, first, last: line_slip(lambda a: 1 - a[1:] / a[:-1])(T + 1, first, last), "one step before t = 0"),
+    ("straight_log_snr", line_slip(lambda a: 1 - a / before(a), lambda line: 10**line), "power of ten"),
+    ("straight_log_snr", line_slip(lambda a: 1 - a / before(a), lambda line: (-line).exp()), "noise's part|wrong way"),
     ("pixels_seen", lambda layers: 1 + sum(w - 1 for w, _ in layers), "stride is not used"),
-    ("attention_cost", lambda c, h, w: 4 * h * w * c * c, "are missing"),
-    ("attention_cost", lambda c, h, w: 4 * h * w * c * c + (h * w) ** 2 * c, "two products"),
-    ("scale_and_shift", lambda h, u: h * u[:, :3, None, None] + u[:, 3:, None, None], "the 1 is missing"),
-    ("scale_and_shift", lambda h, u: h * (1 + u[:, 3:, None, None]) + u[:, :3, None, None], "swapped"),
+    ("pixels_seen", lambda layers: math.prod(w for w, _ in layers), "widths are multiplied"),
+    ("pixels_seen", lambda layers: math.prod(s for _, s in layers), "one step on the last map"),
+    ("pixels_seen", lambda layers: layers[-1][0], "only the last layer"),
+    ("multi_head", attend(lambda x, heads: x[:, None]), "with one head"),
+    ("multi_head", attend(scale=lambda c, d: c**0.5), "not √c"),
+    ("multi_head", attend(scale=lambda c, d: d), "the root is forgotten"),
+    ("multi_head", attend(scale=lambda c, d: 1), "is missing"),
+    ("multi_head", attend(scale=lambda c, d: d**-0.5), "multiplied by"),
+    ("multi_head", attend(over=2), "the pixels that ask"),
+    ("multi_head", attend(lambda x, heads: x.reshape(2, heads, 6, -1), join=lambda x: x.reshape(2, 6, -1)), "mixes pixels"),
+    ("multi_head", attend(join=lambda x: x.reshape(2, 6, -1)), "wrong order"),
+    ("multi_head", attend(lambda x, heads: x.reshape(2, 6, heads, -1), join=lambda x: x.flatten(2)), "its own pixel"),
+    ("multi_head", lambda q, k, v, heads: v, "this is v"),
+    ("multi_head", lambda q, k, v, heads: attend()(k, q, v, heads), "changed places"),
+    ("multi_head", lambda q, k, v, heads: attend()(q, k, v, heads)[:, :5], "shape (2, 5, 8)"),
     ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).sum()), "sum for mean"),
     ("v_loss", v_slip(right_x_t, lambda a, x, e: e), "the target is the noise"),
     ("v_loss", v_slip(right_x_t, lambda a, x, e: a * e - (1 - a) * x), "roots are forgotten in v"),
@@ -309,7 +377,7 @@ SLIPS = [
 def test_typical_slips_are_named(slip, capsys):
     name, function, piece = SLIPS[slip]
     line = one_line(capsys, name, function)
-    assert line.startswith("Not yet: ") and piece in line
+    assert line.startswith("Not yet: ") and any(words in line for words in piece.split("|")), line
 
 
 # -- make class --------------------------------------------------------------------------------------------------------
