@@ -130,8 +130,12 @@ def frame_slider(
 
 
 def _fit_bytes(pictures: Sequence[PILImage.Image], limit: int) -> list[bytes]:
-    """PNG if it fits into limit, else WebP at the first quality that does, else at the last."""
+    """PNG if it fits into limit, else PNG of few colours where there are few, else WebP at the
+    first quality that fits, else at the last.
+    """
     encoded = [encode(picture) for picture in pictures]
+    if sum(map(len, encoded)) > limit and all(p.getcolors(256) for p in pictures):
+        encoded = [_palette_png(picture) for picture in pictures]
     if sum(map(len, encoded)) <= limit:
         return encoded
     some = pictures[:: max(1, len(pictures) // 6)]
@@ -143,6 +147,18 @@ def _fit_bytes(pictures: Sequence[PILImage.Image], limit: int) -> list[bytes]:
             if sum(map(len, encoded)) <= limit:
                 break
     return encoded
+
+
+def _palette_png(picture: PILImage.Image) -> bytes:
+    """PNG of a drawing of at most 256 colours, without loss: about a third of the bytes."""
+    numbers = np.asarray(picture, np.uint32) @ np.array([65536, 256, 1], np.uint32)  # (H, W)
+    colors, indices = np.unique(numbers, return_inverse=True)
+    indexed = PILImage.fromarray(indices.reshape(numbers.shape).astype(np.uint8), "P")
+    palette = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=1).astype(np.uint8)
+    indexed.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    indexed.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 # -- live: drawn anew for each value ---------------------------------------------------------------
