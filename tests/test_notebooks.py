@@ -1,7 +1,8 @@
 """Guards over the committed notebooks, and the proof that `make test` compares their outputs.
 
-Each guard is a function that lists what is wrong in a notebook. It is tried on a small notebook that is wrong in just
-that way first, then on the real ones. They read files only; running the notebooks is `make test-notebooks`.
+Each guard is a function that lists what is wrong in a notebook. It is tried on a small notebook
+that is wrong in just that way first, then on the real ones. They read files only; running the
+notebooks is `make test-notebooks`.
 """
 
 import ast
@@ -27,24 +28,40 @@ import diffusion_lib
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LINE_LENGTH = tomllib.loads((ROOT / "notebooks/.ruff.toml").read_text(encoding="utf-8"))["line-length"]
-HIDING = {"nbval-ignore-output", "nbval-skip", "nbval-raises-exception", "raises-exception", "pytest-validate-ignore-output"}
+RUFF = tomllib.loads((ROOT / "notebooks/.ruff.toml").read_text(encoding="utf-8"))
+HIDING = {"nbval-ignore-output", "nbval-skip", "nbval-raises-exception", "raises-exception",
+          "pytest-validate-ignore-output"}
 UNTRUE = "false-expected"  # tag of a cell whose lesson is that something is not so
-VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
+STATE = "application/vnd.jupyter.widget-state+json"
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 Guard = Callable[[NotebookNode], list[str]]
+Change = Callable[[NotebookNode], object]
+Verdicts = Callable[[str, int], bool]
 
 
 def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
-    return [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+    return [(i, cell) for i, cell in enumerate(notebook.cells)
+            if cell.cell_type == "code" and cell.source.strip()]
+
+
+def outputs(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    return [(i, output) for i, cell in code_cells(notebook) for output in cell.outputs]
 
 
 def texts(output: NotebookNode) -> list[str]:
     """Everything in an output that is read as text."""
     found = [output.text] if output.output_type == "stream" else []
-    return found + [str(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+    data = output.get("data", {})
+    return found + [str(value) for kind, value in data.items() if kind.startswith("text/")]
 
 
-# -- the guards ----------------------------------------------------------------------------------------------------------
+def lines(cell: NotebookNode) -> list[str]:
+    """What a cell has printed and shown as text."""
+    return [line for output in cell.outputs for text in texts(output) for line in text.splitlines()]
+
+
+# -- the guards ------------------------------------------------------------------------------------
 
 
 def unrun(notebook: NotebookNode) -> list[str]:
@@ -54,31 +71,33 @@ def unrun(notebook: NotebookNode) -> list[str]:
 
 
 def failing(notebook: NotebookNode) -> list[str]:
-    return [f"cell {i}: {output.ename}: {output.evalue}" for i, cell in code_cells(notebook)
-            for output in cell.outputs if output.output_type == "error"]
+    return [f"cell {i}: {output.ename}: {output.evalue}" for i, output in outputs(notebook)
+            if output.output_type == "error"]
 
 
 def complaining(notebook: NotebookNode) -> list[str]:
     """Warnings and progress bars: noise for the reader, and different on every machine."""
-    return [f"cell {i} writes to stderr: {output.text[:80]!r}" for i, cell in code_cells(notebook)
-            for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"]
+    return [f"cell {i} writes to stderr: {output.text[:80]!r}" for i, output in outputs(notebook)
+            if output.output_type == "stream" and output.name == "stderr"]
 
 
 def hidden(cell: NotebookNode) -> bool:
     """Whether nbval is told not to compare this cell's outputs."""
-    marks = {line.strip("# ").lower().replace("_", "-") for line in cell.source.splitlines() if line.lstrip().startswith("#")}
+    marks = {line.strip("# ").lower().replace("_", "-") for line in cell.source.splitlines()
+             if line.lstrip().startswith("#")}
     return bool(HIDING & (marks | set(cell.metadata.get("tags", []))))
 
 
 def hiding(notebook: NotebookNode) -> list[str]:
     """More than a fifth of the cells with outputs, or of the lines printed, are not compared."""
     cells = [cell for _, cell in code_cells(notebook) if cell.outputs]
-    lines = [(cell, line) for cell in cells for output in cell.outputs for text in texts(output) for line in text.splitlines()]
+    printed = [cell for cell in cells for _ in lines(cell)]
     found = []
-    for what, group in (("cells with outputs", cells), ("lines of output", [cell for cell, _ in lines])):
+    for what, group in (("cells with outputs", cells), ("lines of output", printed)):
         count = sum(map(hidden, group))
         if 5 * count > len(group):
-            found.append(f"{count} of {len(group)} {what} are hidden from comparison, more than a fifth")
+            found.append(f"{count} of {len(group)} {what} are hidden from comparison, "
+                         "more than a fifth")
     return found
 
 
@@ -88,7 +107,7 @@ def long_lines(notebook: NotebookNode) -> list[str]:
     blocks += [(i, block) for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"
                for block in re.findall("```python\n(.*?)```", cell.source, re.DOTALL)]
     return [f"cell {i}, line {n} has {len(line)} characters" for i, block in blocks
-            for n, line in enumerate(block.splitlines(), 1) if len(line) > LINE_LENGTH]
+            for n, line in enumerate(block.splitlines(), 1) if len(line) > RUFF["line-length"]]
 
 
 class Names(ast.NodeVisitor):
@@ -98,12 +117,14 @@ class Names(ast.NodeVisitor):
         self.bound: set[str] = set()
         self.read: set[str] = set()
         self.visit(ast.parse(source))
-        self.later = set(self.in_functions(symtable.symtable(source, "cell", "exec")))  # when called
+        # what its functions read when they are called
+        self.later = set(self.in_functions(symtable.symtable(source, "cell", "exec")))
 
     def in_functions(self, table: symtable.SymbolTable, inside: bool = False) -> Iterator[str]:
         """Names of the whole notebook that functions read."""
+        comprehensions = ("listcomp", "setcomp", "dictcomp", "genexpr")
         for child in table.get_children():
-            function = inside or child.get_name() not in ("listcomp", "setcomp", "dictcomp", "genexpr")
+            function = inside or child.get_name() not in comprehensions
             for symbol in child.get_symbols() if function else ():
                 if symbol.is_global() and symbol.is_referenced():
                     yield symbol.get_name()
@@ -126,7 +147,8 @@ class Names(ast.NodeVisitor):
             self.read.add(node.target.id)
 
     def visit_ListComp(self, node: ast.ListComp) -> None:
-        own = {name.id for part in node.generators for name in ast.walk(part.target) if isinstance(name, ast.Name)}
+        own = {name.id for part in node.generators for name in ast.walk(part.target)
+               if isinstance(name, ast.Name)}
         used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
         self.read |= used - own - self.bound
 
@@ -142,8 +164,9 @@ class Names(ast.NodeVisitor):
 
 
 def rebound(notebook: NotebookNode) -> list[str]:
-    """Names that a later cell gives another meaning, so that an earlier cell, run again, misreports."""
-    cells = [(i, Names(cell.source)) for i, cell in code_cells(notebook) if "%pip" not in cell.source]
+    """Names that a later cell gives another meaning: an earlier cell, run again, misreports."""
+    cells = [(i, Names(cell.source)) for i, cell in code_cells(notebook)
+             if "%pip" not in cell.source]
     found = []
     for place, (i, names) in enumerate(cells):
         known = set().union(*(other.bound for _, other in cells[: place + 1]))
@@ -154,11 +177,21 @@ def rebound(notebook: NotebookNode) -> list[str]:
 
 
 def files_beside(notebook: NotebookNode) -> list[str]:
-    """Paths in the code: a notebook reads what ships with the library, or what its reader made (runs/)."""
+    """Paths in the code: a notebook reads what ships with the library, or what its reader made
+    (runs/).
+    """
     strings = [(i, node.value) for i, cell in code_cells(notebook) if "%pip" not in cell.source
-               for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    pattern = r"\.\.?/(?!runs/)|(figures|data|notebooks|diffusion_lib|tests)/|[^ ]+\.(png|webp|jpe?g|json|csv|ya?ml|safetensors)$"
-    return [f"cell {i} reads {text!r}" for i, text in strings if re.match(pattern, text) and "/" in text]
+               for node in ast.walk(ast.parse(cell.source))
+               if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    pattern = (r"\.\.?/(?!runs/)|(figures|data|notebooks|diffusion_lib|tests)/"
+               r"|[^ ]+\.(png|webp|jpe?g|json|csv|ya?ml|safetensors)$")
+    return [f"cell {i} reads {text!r}" for i, text in strings
+            if re.match(pattern, text) and "/" in text]
+
+
+def widgets(notebook: NotebookNode) -> dict:
+    """The widgets that are saved with the notebook: key -> model."""
+    return notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
 
 
 def without_words(notebook: NotebookNode) -> list[str]:
@@ -171,9 +204,11 @@ def without_words(notebook: NotebookNode) -> list[str]:
                 if kind.startswith("image/") and len(alt.strip()) < 10:
                     found.append(f"cell {i}: {kind} with alternative text {alt!r}")
         if cell.cell_type == "markdown":
-            found += [f"cell {i}: ![{alt}]" for alt in re.findall(r"!\[([^\]]*)\]\(", cell.source) if len(alt.strip()) < 10]
-            found += [f"cell {i}: {tag}" for tag in re.findall(r"<img[^>]*>", cell.source) if 'alt="' not in tag]
-    for key, model in notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {}).items():
+            found += [f"cell {i}: ![{alt}]" for alt in re.findall(r"!\[([^\]]*)\]\(", cell.source)
+                      if len(alt.strip()) < 10]
+            found += [f"cell {i}: {tag}" for tag in re.findall(r"<img[^>]*>", cell.source)
+                      if 'alt="' not in tag]
+    for key, model in widgets(notebook).items():
         words = model.state.get("tooltip") or ""
         if model.model_name == "ImageModel" and len(words.strip()) < 5:
             found.append(f"widget {key[:8]}: a picture with the words {words!r}")
@@ -182,41 +217,42 @@ def without_words(notebook: NotebookNode) -> list[str]:
 
 def dead_widgets(notebook: NotebookNode) -> list[str]:
     """Widgets whose state is not in the file: a box of nothing in a notebook just opened."""
-    state = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
-    found = []
-    for i, cell in code_cells(notebook):
-        for output in cell.outputs:
-            view = output.get("data", {}).get(VIEW)
-            if view and view["model_id"] not in state:
-                found.append(f"cell {i}: the state of its widget is not saved")
+    state = widgets(notebook)
+    views = [(i, output.get("data", {}).get(VIEW)) for i, output in outputs(notebook)]
+    found = [f"cell {i}: the state of its widget is not saved" for i, view in views
+             if view and view["model_id"] not in state]
     for key, model in state.items():
-        for child in re.findall(r"IPY_MODEL_(\w+)", str(model.state)):
-            if child not in state:
-                found.append(f"widget {key[:8]} ({model.model_name}): its part {child[:8]} is not saved")
+        found += [f"widget {key[:8]} ({model.model_name}): its part {child[:8]} is not saved"
+                  for child in re.findall(r"IPY_MODEL_(\w+)", str(model.state))
+                  if child not in state]
     return found
 
 
 def untrue(notebook: NotebookNode) -> list[str]:
     """A printed claim that came out False. A cell that wants to show just that is tagged."""
-    return [f"cell {i} claims: {line}" for i, cell in code_cells(notebook) if UNTRUE not in cell.metadata.get("tags", [])
-            for output in cell.outputs for text in texts(output) for line in text.splitlines() if re.search(r"(:|=) *False\W*$", line)]
+    return [f"cell {i} claims: {line}" for i, cell in code_cells(notebook)
+            if UNTRUE not in cell.metadata.get("tags", [])
+            for line in lines(cell) if re.search(r"(:|=) *False\W*$", line)]
 
 
 def somebodys_paths(notebook: NotebookNode) -> list[str]:
     """Folders of the machine on which it was run, in what was printed or in the code."""
-    pattern = re.compile(r"(?<![\w.:/<])(/(?:home|root|Users|tmp|private|work|mnt|usr|opt|var)/\S*)|\b([A-Z]:\\\S+)|(\S*site-packages\S*)")
-    found = []
-    for i, cell in enumerate(notebook.cells):
-        for text in [cell.source, *(text for output in cell.get("outputs", []) for text in texts(output))]:
-            found += [f"cell {i}: {next(filter(None, match.groups()))}" for match in pattern.finditer(text)]
-    return found
+    pattern = re.compile(
+        r"(?<![\w.:/<])(/(?:home|root|Users|tmp|private|work|mnt|usr|opt|var)/\S*)"
+        r"|\b([A-Z]:\\\S+)|(\S*site-packages\S*)")
+    said = [(i, cell.source) for i, cell in enumerate(notebook.cells)]
+    said += [(i, text) for i, output in outputs(notebook) for text in texts(output)]
+    return [f"cell {i}: {next(filter(None, match.groups()))}" for i, text in said
+            for match in pattern.finditer(text)]
 
 
 def traces(notebook: NotebookNode) -> list[str]:
     """What would differ with every run or machine and fill every diff."""
-    found = [f"cell {i}: times of day in its metadata" for i, cell in code_cells(notebook) if "execution" in cell.metadata]
-    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
-        found.append(f"kernel {notebook.metadata.get('kernelspec', {}).get('name')!r}, not 'python3', which every machine has")
+    found = [f"cell {i}: times of day in its metadata" for i, cell in code_cells(notebook)
+             if "execution" in cell.metadata]
+    kernel = notebook.metadata.get("kernelspec", {}).get("name")
+    if kernel != "python3":
+        found.append(f"kernel {kernel!r}, not 'python3', which every machine has")
     if "version" in notebook.metadata.get("language_info", {}):
         found.append("the Python version of whoever ran it")
     return found
@@ -227,10 +263,11 @@ def broken_links(notebook: NotebookNode) -> list[str]:
     targets = [(i, target) for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"
                for target in re.findall(r"\]\(([^)\s]+)\)", cell.source)]
     return [f"cell {i}: {target}" for i, target in targets
-            if not re.match("[a-z]+:|#|attachment:", target) and not (ROOT / "notebooks" / target.split("#")[0]).exists()]
+            if not re.match("[a-z]+:|#|attachment:", target)
+            and not (ROOT / "notebooks" / target.split("#")[0]).exists()]
 
 
-# -- each guard sees its own fault -----------------------------------------------------------------------------------------
+# -- each guard sees its own fault -----------------------------------------------------------------
 
 
 def stdout(text: str) -> NotebookNode:
@@ -238,22 +275,27 @@ def stdout(text: str) -> NotebookNode:
 
 
 def picture(**metadata: object) -> NotebookNode:
-    return new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "a cat"}, metadata=metadata)
+    data = {"image/png": "iVBORw0KGgo=", "text/plain": "a cat"}
+    return new_output("display_data", data=data, metadata=metadata)
 
 
 def good() -> NotebookNode:
     """Seven cells that no guard minds."""
-    view = new_output("execute_result", data={VIEW: {"model_id": "abc1"}, "text/plain": "Slider over t"}, execution_count=3)
+    two = new_output("execute_result", data={"text/plain": "2"}, execution_count=1)
+    data = {VIEW: {"model_id": "abc1"}, "text/plain": "Slider over t"}
+    view = new_output("execute_result", data=data, execution_count=3)
+    said = stdout("largest error below 1e-6: True\nFalse, too\n")
+    ran = {"1 + 1": two, "show()": picture(**{"image/png": {"alt": "A photograph of a cat"}}),
+           "slider": view, "print(error)": said, "print(1)": stdout("1\n"),
+           "print(2)": stdout("2 s, 5 of 7\n")}
     notebook = new_notebook(cells=[
-        new_markdown_cell("# 1 · A test\n\nSee [the library](../diffusion_lib/core/unet.py), [this](#below), <https://example.org/usr/guide>."),
-        new_code_cell("1 + 1", execution_count=1, outputs=[new_output("execute_result", data={"text/plain": "2"}, execution_count=1)]),
-        new_code_cell("show()", execution_count=2, outputs=[picture(**{"image/png": {"alt": "A photograph of a cat"}})]),
-        new_code_cell("slider", execution_count=3, outputs=[view]),
-        new_code_cell("print(error)", execution_count=4, outputs=[stdout("largest error below 1e-6: True\nFalse, too\n")]),
-        new_code_cell("print(1)", execution_count=5, outputs=[stdout("1\n")]),
-        new_code_cell("print(2)", execution_count=6, outputs=[stdout("2 s, 5 of 7\n")], metadata={"tags": ["nbval-ignore-output"]}),
+        new_markdown_cell("# 1 · A test\n\nSee [the library](../diffusion_lib/core/unet.py), "
+                          "[this](#below), <https://example.org/usr/guide>."),
+        *(new_code_cell(source, execution_count=i, outputs=[output])
+          for i, (source, output) in enumerate(ran.items(), 1)),
     ])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.cells[6].metadata["tags"] = ["nbval-ignore-output"]
+    notebook.metadata["kernelspec"] = KERNEL
     notebook.metadata["language_info"] = {"name": "python"}
     state = {"abc1": {"model_name": "VBoxModel", "state": {"children": ["IPY_MODEL_abc2"]}},
              "abc2": {"model_name": "ImageModel", "state": {"tooltip": "t = 10, a noised cat"}}}
@@ -261,14 +303,14 @@ def good() -> NotebookNode:
     return nbformat.from_dict(notebook)
 
 
-def broken(change: Callable[[NotebookNode], object]) -> NotebookNode:
+def broken(change: Change) -> NotebookNode:
     notebook = good()
     change(notebook)
     return nbformat.from_dict(notebook)
 
 
-def put(place: str, value: object) -> Callable[[NotebookNode], object]:
-    """A change: put("cells.5.outputs.0.text", "x")."""
+def put(place: str, value: object) -> Change:
+    """A change: put("cells|5|source", "x")."""
 
     def change(notebook: NotebookNode) -> None:
         *path, last = [int(key) if key.isdecimal() else key for key in place.split("|")]
@@ -280,7 +322,17 @@ def put(place: str, value: object) -> Callable[[NotebookNode], object]:
     return change
 
 
-def sources(*codes: str) -> Callable[[NotebookNode], object]:
+def prints(text: str) -> Change:
+    """A change: cell 5 has printed something else."""
+    return put("cells|5|outputs|0|text", text)
+
+
+def gives(output: NotebookNode) -> Change:
+    """A change: cell 1 has this output."""
+    return put("cells|1|outputs", [output])
+
+
+def sources(*codes: str) -> Change:
     """A change: other code in the first cells."""
 
     def change(notebook: NotebookNode) -> None:
@@ -290,19 +342,21 @@ def sources(*codes: str) -> Callable[[NotebookNode], object]:
     return change
 
 
-FAULTS: list[tuple[Guard, Callable[[NotebookNode], object], str]] = [
+FAULTS: list[tuple[Guard, Change, str]] = [
     (unrun, put("cells|1|execution_count", None), "cell 1 has run number None, not 1"),
     (unrun, put("cells|2|execution_count", 7), "cell 2 has run number 7, not 2"),
-    (failing, put("cells|1|outputs", [new_output("error", ename="ValueError", evalue="no", traceback=[])]), "ValueError: no"),
-    (complaining, put("cells|1|outputs", [new_output("stream", name="stderr", text="UserWarning: ...")]), "UserWarning"),
+    (failing, gives(new_output("error", ename="ValueError", evalue="no")), "ValueError: no"),
+    (complaining, gives(new_output("stream", name="stderr", text="UserWarning")), "UserWarning"),
     (hiding, put("cells|5|source", "# NBVAL_IGNORE_OUTPUT\nprint(1)"), "2 of 6 cells"),
     (hiding, put("cells|5|metadata|tags", ["nbval-skip"]), "2 of 6 cells"),
     (hiding, put("cells|5|metadata|tags", ["raises-exception"]), "2 of 6 cells"),
     (hiding, put("cells|6|outputs|0|text", "1\n2\n3\n4\n"), "4 of 10 lines"),
     (long_lines, put("cells|1|source", "x = 1\n" + "y" * 89), "cell 1, line 2 has 89"),
-    (long_lines, put("cells|0|source", "# 1\n```python\n" + "y" * 89 + "\n```"), "cell 0, line 1 has 89"),
+    (long_lines, put("cells|0|source", "# 1\n```python\n" + "y" * 89 + "\n```"),
+     "cell 0, line 1 has 89"),
     (rebound, sources("t = 1", "print(t)", "t = 2"), "cell 2 reads t, which cell 3 gives"),
-    (rebound, sources("t = 1\ndef f():\n    return [t for x in y]", "f()", "for t in a: pass"), "cell 1 reads t"),
+    (rebound, sources("t = 1\ndef f():\n    return [t for x in y]", "f()", "for t in a: pass"),
+     "cell 1 reads t"),
     (rebound, sources("n = 0", "n += 1", "print([n for n in a])\nn = 2"), "cell 2 reads n"),
     (files_beside, put("cells|1|source", "open('../figures/cat.png')"), "'../figures/cat.png'"),
     (files_beside, put("cells|1|source", "x = load('weights/cats.json')"), "weights/cats.json"),
@@ -313,14 +367,14 @@ FAULTS: list[tuple[Guard, Callable[[NotebookNode], object], str]] = [
     (without_words, put(f"metadata|widgets|{STATE}|state|abc2|state|tooltip", None), "widget abc2"),
     (dead_widgets, lambda n: n.metadata.pop("widgets"), "cell 3"),
     (dead_widgets, lambda n: n.metadata.widgets[STATE].state.pop("abc2"), "its part abc2"),
-    (untrue, put("cells|5|outputs|0|text", "the average is better: False\n"), "cell 5 claims: the average"),
-    (untrue, put("cells|5|outputs|0|text", "first: True\nsecond: False.\nthird: True\n"), "second: False."),
+    (untrue, prints("the average is better: False\n"), "cell 5 claims: the average"),
+    (untrue, prints("first: True\nsecond: False.\nthird: True\n"), "second: False."),
     (untrue, put("cells|1|outputs|0|data|text/plain", "equal = False"), "equal = False"),
-    (somebodys_paths, put("cells|5|outputs|0|text", "saved to /home/anna/diffusion/runs\n"), "/home/anna/diffusion/runs"),
-    (somebodys_paths, put("cells|5|outputs|0|text", "File \"/var/folders/1/1.py\", line 1\n"), "/var/folders/1/1.py"),
-    (somebodys_paths, put("cells|5|outputs|0|text", "C:\\Users\\anna\n"), "C:\\Users\\anna"),
+    (somebodys_paths, prints("saved to /home/anna/cats/runs\n"), "/home/anna/cats/runs"),
+    (somebodys_paths, prints("File \"/var/folders/1.py\", line 1\n"), "/var/folders/1.py"),
+    (somebodys_paths, prints("C:\\Users\\anna\n"), "C:\\Users\\anna"),
     (somebodys_paths, put("cells|5|source", "Path('/Users/anna/x')"), "/Users/anna/x"),
-    (somebodys_paths, put("cells|5|outputs|0|text", "x/lib/python3.11/site-packages/torch/nn.py\n"), "site-packages"),
+    (somebodys_paths, prints("x/lib/python3.11/site-packages/torch/nn.py\n"), "site-packages"),
     (traces, put("cells|1|metadata|execution", {"iopub.status.busy": "2026-01-01"}), "cell 1"),
     (traces, put("metadata|kernelspec|name", "my-env"), "'my-env'"),
     (traces, put("metadata|language_info|version", "3.11.7"), "Python version"),
@@ -330,20 +384,21 @@ FAULTS: list[tuple[Guard, Callable[[NotebookNode], object], str]] = [
 GUARDS = list(dict.fromkeys(guard for guard, _, _ in FAULTS))
 
 
-@pytest.mark.parametrize("guard, change, expected", FAULTS, ids=[f"{guard.__name__}-{i}" for i, (guard, _, _) in enumerate(FAULTS)])
-def test_a_guard_sees_its_fault(guard: Guard, change: Callable, expected: str) -> None:
+@pytest.mark.parametrize("guard, change, expected", [
+    pytest.param(*fault, id=f"{fault[0].__name__}-{i}") for i, fault in enumerate(FAULTS)])
+def test_a_guard_sees_its_fault(guard: Guard, change: Change, expected: str) -> None:
     assert guard(good()) == []
     found = guard(broken(change))
     assert len(found) >= 1 and expected in " ".join(found), found
 
 
 def test_a_cell_may_say_false_on_purpose() -> None:
-    notebook = broken(put("cells|5|outputs|0|text", "the wrong way works: False\n"))
+    notebook = broken(prints("the wrong way works: False\n"))
     notebook.cells[5].metadata["tags"] = [UNTRUE]
     assert untrue(notebook) == [] and not hidden(notebook.cells[5])
 
 
-# -- the real ones -------------------------------------------------------------------------------------------------------
+# -- the real ones ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +419,8 @@ def test_notebook_file(path: Path, committed: dict[Path, NotebookNode]) -> None:
     assert size <= 1_000_000, f"{path.name} weighs {size / 1e6:.2f} MB, more than 1 MB"
     nbformat.validate(committed[path])
     first = committed[path].cells[0]
-    assert first.cell_type == "markdown" and first.source.startswith(f"# {int(path.stem[:2])} · "), first.source[:50]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {int(path.stem[:2])} · "), first.source[:50]
     ids = [cell.id for cell in committed[path].cells]
     assert len(set(ids)) == len(ids)
 
@@ -376,92 +432,106 @@ def test_all_notebooks_together_are_light() -> None:
 def test_there_are_notebooks_and_nothing_else_beside_them() -> None:
     assert len(NOTEBOOKS) >= 4
     assert [path.stem[:2] for path in NOTEBOOKS] == sorted({path.stem[:2] for path in NOTEBOOKS})
-    others = {path.name for path in (ROOT / "notebooks").glob("[!.]*")} - {path.name for path in NOTEBOOKS}
-    assert not others
+    assert set((ROOT / "notebooks").glob("[!.]*")) == set(NOTEBOOKS)
 
 
-# -- that `make test` compares ---------------------------------------------------------------------------------------------
+# -- that `make test` compares ---------------------------------------------------------------------
 
 
 def nbval_options() -> list[str]:
-    (line,) = re.findall(r"^NBVAL := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^NBVAL := (.+)$", makefile, re.MULTILINE)
     return shlex.split(line)
 
 
 CELLS = [
     "print('largest error 1.25e-07, at t = 999, seed 7')",
     "6 * 7",
-    "import time\nprint(f'took {time.perf_counter() % 60:.2f} s or {time.time_ns() % 977} ms')\nobject()",
+    "import time\n"
+    "print(f'took {time.perf_counter() % 60:.2f} s or {time.time_ns() % 977} ms')\n"
+    "object()",
     "import random\nprint(random.random())",
-    "from IPython.display import display\ndisplay({'text/plain': 'a cat', 'text/html': '<em>caption 3</em>'}, raw=True)",
+    "from IPython.display import display\n"
+    "display({'text/plain': 'a cat', 'text/html': '<em>caption 3</em>'}, raw=True)",
     "print('claim: True')\nprint('two lines')",
 ]
 
 
 @pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], bool]:
-    """verdicts("changed", i): whether cell i passed in that copy. One run of pytest with make's own options, from ROOT."""
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
+    """verdicts("changed", i): whether cell i passed in that copy. One run of pytest with make's own
+    options, from ROOT.
+    """
     folder = tmp_path_factory.mktemp("nbval")
     notebook = new_notebook(cells=[new_code_cell(source) for source in CELLS])
     notebook.cells[3].metadata["tags"] = ["nbval-ignore-output"]
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = KERNEL
     NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
     nbformat.write(notebook, folder / "unchanged.ipynb")
     changed = copy.deepcopy(notebook)
-    for i, old, new in ((0, "seed 7", "seed 8"), (4, "caption 3", "caption 4"), (5, "claim: True", "claim: Tru")):
+    for i, old, new in ((0, "seed 7", "seed 8"), (4, "caption 3", "caption 4"),
+                        (5, "claim: True", "claim: Tru")):
         for output in changed.cells[i].outputs:
             for place, key in ((output, "text"), (output.get("data", {}), "text/html")):
                 if key in place:
                     place[key] = place[key].replace(old, new)
+        assert changed.cells[i] != notebook.cells[i]
     changed.cells[1].outputs[0].data["text/plain"] = "43"
     changed.cells[3].outputs[0].text = "0.123\n"
-    assert changed.cells[0] != notebook.cells[0] and changed.cells[4] != notebook.cells[4] and changed.cells[5] != notebook.cells[5]
     nbformat.write(changed, folder / "changed.ipynb")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={folder / 'report.xml'}", *nbval_options()]
-    done = subprocess.run([*command, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    report = folder / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+               f"--junitxml={report}", *nbval_options(), str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     passed = {}
-    for case in xml.etree.ElementTree.parse(folder / "report.xml").iter("testcase"):
+    for case in xml.etree.ElementTree.parse(report).iter("testcase"):
         name = "changed" if "unchanged" not in case.get("classname") else "unchanged"
-        passed[name, int(re.search(r"(\d+)$", case.get("name"))[1])] = case.find("failure") is None and case.find("error") is None
+        number = int(re.search(r"(\d+)$", case.get("name"))[1])
+        passed[name, number] = case.find("failure") is None and case.find("error") is None
     assert len(passed) == 2 * len(CELLS), done.stdout + done.stderr
     assert done.returncode == 1, done.stdout
     return lambda name, cell: passed[name, cell]
 
 
 @pytest.mark.parametrize("cell", range(len(CELLS)))
-def test_an_unchanged_notebook_passes(verdicts: Callable[[str, int], bool], cell: int) -> None:
+def test_an_unchanged_notebook_passes(verdicts: Verdicts, cell: int) -> None:
     """Cell 2 prints other seconds and another address each time: these are hidden."""
     assert verdicts("unchanged", cell)
 
 
-@pytest.mark.parametrize("cell, what", [(0, "a digit of a printed line"), (1, "a digit of a result"), (4, "a digit of a caption"),
-                                        (5, "a letter of a claim")])
-def test_one_changed_character_fails(verdicts: Callable[[str, int], bool], cell: int, what: str) -> None:
+@pytest.mark.parametrize("cell, what", [
+    (0, "a digit of a printed line"), (1, "a digit of a result"), (4, "a digit of a caption"),
+    (5, "a letter of a claim")])
+def test_one_changed_character_fails(verdicts: Verdicts, cell: int, what: str) -> None:
     assert not verdicts("changed", cell), what
 
 
 @pytest.mark.parametrize("cell", [2, 3])
-def test_seconds_and_hidden_cells_may_change(verdicts: Callable[[str, int], bool], cell: int) -> None:
+def test_seconds_and_hidden_cells_may_change(verdicts: Verdicts, cell: int) -> None:
     assert verdicts("changed", cell)
 
 
 def sanitised(text: str) -> str:
     """As nbval does it."""
-    rules = re.findall("^regex: (.*)$\n^replace: (.*)$", (ROOT / "tests/nbval_sanitize.cfg").read_text(encoding="utf-8"), re.MULTILINE)
+    file = (ROOT / "tests/nbval_sanitize.cfg").read_text(encoding="utf-8")
+    rules = re.findall("^regex: (.*)$\n^replace: (.*)$", file, re.MULTILINE)
     assert len(rules) == 2
     for regex, replace in rules:
         text = re.sub(regex, replace, text)
     return text
 
 
-@pytest.mark.parametrize("text", ["12 s", "0.25 s", "3.1 ms", "40ms", "12 seconds", "2 minutes", "took 5 s, then 61.2 s", "at 0x7f31aa02"])
+@pytest.mark.parametrize("text", [
+    "12 s", "0.25 s", "3.1 ms", "40ms", "12 seconds", "2 minutes", "took 5 s, then 61.2 s",
+    "at 0x7f31aa02"])
 def test_the_sanitiser_hides_times_and_addresses(text: str) -> None:
     assert not re.search(r"\d", sanitised(text))
 
 
 @pytest.mark.parametrize("text", [
-    "0.25", "t = 999", "seed 7", "1.25e-07", "50 steps", "8 of 10: True", "64 samples", "32×32", "100 %", "3 shapes", "0 sigma",
-    "5 standard", "7 mse", "x = 10, y = 20", "16 sevenths", "ᾱ_999 = 4.04e-05", "12 minimum", "caption 3", "149 pictures a second",
+    "0.25", "t = 999", "seed 7", "1.25e-07", "50 steps", "8 of 10: True", "64 samples", "32×32",
+    "100 %", "3 shapes", "0 sigma", "5 standard", "7 mse", "x = 10, y = 20", "16 sevenths",
+    "ᾱ_999 = 4.04e-05", "12 minimum", "caption 3", "149 pictures a second",
 ])
 def test_the_sanitiser_hides_nothing_else(text: str) -> None:
     assert sanitised(text) == text
@@ -473,15 +543,15 @@ def test_the_sanitiser_hides_nothing_else(text: str) -> None:
 def run_cells(number: str, *identities: str, **names: object) -> dict:
     """The code of these cells of a notebook, run with the names that cells before them made."""
     (path,) = (path for path in NOTEBOOKS if path.stem.startswith(number))
-    space = dict(vars(diffusion_lib)) | {name: getattr(diffusion_lib, name) for name in diffusion_lib.__all__}
-    space |= {"torch": torch} | names
+    space = {name: getattr(diffusion_lib, name) for name in diffusion_lib.__all__}
+    space = dict(vars(diffusion_lib)) | space | {"torch": torch} | names
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.id in identities:
             exec(compile(cell.source, f"{path.name}, {cell.id}", "exec"), space)
     return space
 
 
-def test_notebook_04_stopped_at_step_12_reports_12_steps(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_04_stopped_at_step_12_reports_12_steps(capsys, monkeypatch) -> None:
     """■ ends the plain loop with KeyboardInterrupt; the cells below work with what was learnt."""
     space: dict = {}
     draw = torch.randint
@@ -493,7 +563,8 @@ def test_notebook_04_stopped_at_step_12_reports_12_steps(capsys: pytest.CaptureF
 
     monkeypatch.setattr(torch, "randint", stopping)
     (path,) = (path for path in NOTEBOOKS if path.stem.startswith("04"))
-    (program,) = (cell.source for cell in nbformat.read(path, as_version=4).cells if cell.id == "own-program")
+    cells = nbformat.read(path, as_version=4).cells
+    (program,) = (cell.source for cell in cells if cell.id == "own-program")
     with pytest.raises(KeyboardInterrupt):
         exec(compile(program, "own-program", "exec"), space)
     run_cells("04", "own-count", "trap-04", **space)
@@ -503,14 +574,14 @@ def test_notebook_04_stopped_at_step_12_reports_12_steps(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("runs", [0, 1, 2, 3, 7])
-def test_notebook_03_stopped_shows_the_networks_that_are_done(runs: int, capsys: pytest.CaptureFixture) -> None:
+def test_notebook_03_stopped_shows_the_networks_that_are_done(runs: int, capsys) -> None:
     names = ["ours", "without skips", "without time", "without norm", "original"]
     every = [(name, seed) for name in names for seed in (0, 1)]
     errors = {run: torch.linspace(0.1, 0.2, 14) * (1 + i) for i, run in enumerate(every[:runs])}
     bands = {"all t": slice(4, 14), "t = 0 to 10": slice(0, 4), "t = 125, 225": slice(5, 7)}
     numbers = {"off_library": 0.0, "off_diffusers": 0.0, "share": {50: 0.1}, "without": {50: 0.1}}
-    run_cells("03", "cell-45", "cell-46", "cell-48", errors=errors, changes=dict.fromkeys(names), BANDS=bands,
-              probe=list(range(14)), light=lambda figure: figure, **numbers)
+    run_cells("03", "cell-45", "cell-46", "cell-48", errors=errors, changes=dict.fromkeys(names),
+              BANDS=bands, probe=list(range(14)), light=lambda figure: figure, **numbers)
     said = capsys.readouterr().out
     for name in names[1:]:
         assert (f"\n{name}" in said) == (names.index(name) < runs // 2), said

@@ -27,8 +27,10 @@ def gradients(norm, x, dy):
     return y.detach(), x.grad, norm.weight.grad, norm.bias.grad
 
 
-@pytest.mark.parametrize("dtype, digits", [(torch.float64, 1e-11), (torch.float32, 2e-4), (torch.bfloat16, 0.1)])
-@pytest.mark.parametrize("shape, groups", [((3, 32, 8, 8), 8), ((2, 24, 5, 7), 6), ((4, 16, 2, 2), 1), ((2, 16, 4, 4), 16)])
+@pytest.mark.parametrize("dtype, digits", [
+    (torch.float64, 1e-11), (torch.float32, 2e-4), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("shape, groups", [
+    ((3, 32, 8, 8), 8), ((2, 24, 5, 7), 6), ((4, 16, 2, 2), 1), ((2, 16, 4, 4), 16)])
 def test_group_norm_equals_pytorchs_with_its_gradients(shape, groups, dtype, digits):
     ours, theirs = QuickGroupNorm(groups, shape[1]), nn.GroupNorm(groups, shape[1])
     for norm in (ours, theirs):
@@ -49,7 +51,8 @@ def test_the_quick_gradient_is_the_one_that_runs():
     )
 
 
-@pytest.mark.parametrize("dtype, digits", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("dtype, digits", [
+    (torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape, out", [((2, 8, 5, 7), 8), ((3, 16, 1, 1), 4), ((1, 4, 8, 8), 12)])
 def test_convolving_an_enlarged_picture_equals_enlarging_and_convolving(

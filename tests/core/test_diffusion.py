@@ -146,7 +146,8 @@ def test_conversions_agree_with_each_other_and_with_the_truth(prediction, name):
     assert ((diffusion.predict_v(wrong, x_t, t) - v) / scale).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("ours, theirs", [("epsilon", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
+@pytest.mark.parametrize("ours, theirs", [
+    ("epsilon", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
 def test_predict_x0_against_diffusers(ours, theirs):
     diffusion = GaussianDiffusion(cosine_beta_schedule(1000), ours)
     scheduler = DDIMScheduler(

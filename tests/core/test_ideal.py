@@ -218,7 +218,8 @@ def test_finite_at_both_ends(prediction, name, snr0, dtype, pictures):
 # -- sampling from it ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prediction, snr0", [("epsilon", False), ("x0", False), ("v", False), ("v", True)])
+@pytest.mark.parametrize("prediction, snr0", [
+    ("epsilon", False), ("x0", False), ("v", False), ("v", True)])
 @pytest.mark.parametrize("name", list(SAMPLERS))
 def test_sampling_returns_training_pictures(name, prediction, snr0, pictures):
     diffusion = GaussianDiffusion(make_betas("cosine", 1000, zero_terminal_snr=snr0), prediction)
@@ -228,8 +229,8 @@ def test_sampling_returns_training_pictures(name, prediction, snr0, pictures):
     distances = (drawn[:, None] - pictures.float()).abs().amax(dim=(2, 3, 4))
     nearest = distances.min(dim=1)
     print(
-        f"{name}, {prediction}: largest difference from a training picture {nearest.values.max():.1e}, "
-        f"{len(nearest.indices.unique())} of 12 returned"
+        f"{name}, {prediction}: largest difference from a training picture "
+        f"{nearest.values.max():.1e}, {len(nearest.indices.unique())} of 12 returned"
     )
     assert nearest.values.max() < 1e-3
     # 24 draws of 12 equally likely ones: 10 or 11 expected

@@ -34,7 +34,8 @@ mpmath.mp.dps = 50
 @pytest.mark.parametrize("T", [50, 1000, 4000])
 @pytest.mark.parametrize(
     "schedule, exact",
-    [(linear_beta_schedule, exact_linear), (cosine_beta_schedule, exact_cosine), (sigmoid_beta_schedule, exact_sigmoid)],
+    [(linear_beta_schedule, exact_linear), (cosine_beta_schedule, exact_cosine),
+     (sigmoid_beta_schedule, exact_sigmoid)],
 )
 def test_alphas_cumprod_against_formula_in_50_digits(schedule, exact, T):
     betas = schedule(T)
@@ -135,7 +136,8 @@ def test_sigmoid_with_a_large_tau_is_a_straight_line():
 
 
 @pytest.mark.parametrize("T", [0, -5, 2.5, "10", True, None])
-@pytest.mark.parametrize("schedule", [linear_beta_schedule, cosine_beta_schedule, sigmoid_beta_schedule])
+@pytest.mark.parametrize("schedule", [
+    linear_beta_schedule, cosine_beta_schedule, sigmoid_beta_schedule])
 def test_bad_T_is_refused(refuses, schedule, T):
     with refuses(ValueError, repr(T), "at least 1", "1000"):
         schedule(T)

@@ -137,9 +137,8 @@ def test_precision():
         low = model(x, t)
         again = model(x.bfloat16(), t)
     assert low.dtype == torch.float32 and again.dtype == torch.bfloat16
-    print(
-        f"bfloat16 autocast against float64: {(low - right).abs().max():.2f}, outputs to {right.abs().max():.2f}"
-    )
+    print(f"bfloat16 autocast against float64: {(low - right).abs().max():.2f}, "
+          f"outputs to {right.abs().max():.2f}")
     assert 0 < (low - right).abs().max() < 0.2 * right.abs().max()
 
 
@@ -170,13 +169,15 @@ def test_channels_last_gives_the_same():
         (dict(image_size=0), "image_size is 0"),
         (dict(in_channels=0), "in_channels is 0"),
         (dict(blocks_per_level=0), "blocks_per_level is 0"),
-        (dict(channels=20, norm_num_groups=8), "norm_num_groups 8 does not divide a level's 20 channels"),
+        (dict(channels=20, norm_num_groups=8),
+         "norm_num_groups 8 does not divide a level's 20 channels"),
         (dict(channels=33), "channels is 33; it must be even"),
         (dict(channels=2, freq_shift=1), "freq_shift 1"),
         (dict(channel_mults=(1, 2)), "attention has 3 entries, channel_mults 2"),
         (dict(channel_mults=(2, 2, 2)), "channel_mults is \\[2, 2, 2\\]"),
         (dict(channel_mults=()), "channel_mults is \\[\\]"),
-        (dict(attention_head_dim=24), "attention_head_dim 24 does not divide a level's 128 channels"),
+        (dict(attention_head_dim=24),
+         "attention_head_dim 24 does not divide a level's 128 channels"),
         (dict(downsample_padding=2), "downsample_padding is 2"),
         (dict(num_classes=0), "num_classes is 0"),
     ],
@@ -190,18 +191,24 @@ def test_settings_that_do_not_fit(settings, words):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (dict(x=torch.zeros(2, 4, 16, 16)), r"shape \(2, 4, 16, 16\); this network takes \(B, 3, 16, 16\)"),
+        (dict(x=torch.zeros(2, 4, 16, 16)),
+         r"shape \(2, 4, 16, 16\); this network takes \(B, 3, 16, 16\)"),
         (dict(x=torch.zeros(2, 3, 16, 8)), r"shape \(2, 3, 16, 8\)"),
         (dict(x=torch.zeros(2, 3, 32, 32)), r"shape \(2, 3, 32, 32\)"),
         (dict(x=torch.zeros(3, 16, 16)), r"shape \(3, 16, 16\)"),
-        (dict(x=torch.zeros(2, 3, 16, 16, dtype=torch.uint8)), r"torch.uint8.*x.float\(\) / 127.5 - 1"),
-        (dict(x=torch.zeros(2, 3, 16, 16, dtype=torch.float64)), r"torch.float64.*use x.to\(torch.float32\)"),
-        (dict(x=torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16)), r"torch.bfloat16.*use x.to\(torch.float32\)"),
+        (dict(x=torch.zeros(2, 3, 16, 16, dtype=torch.uint8)),
+         r"torch.uint8.*x.float\(\) / 127.5 - 1"),
+        (dict(x=torch.zeros(2, 3, 16, 16, dtype=torch.float64)),
+         r"torch.float64.*use x.to\(torch.float32\)"),
+        (dict(x=torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16)),
+         r"torch.bfloat16.*use x.to\(torch.float32\)"),
         (dict(t=torch.tensor([1.0, 2.0])), "t is torch.float32"),
         (dict(t=torch.tensor([1, 2], dtype=torch.int32)), "t is torch.int32"),
-        (dict(t=torch.tensor(1)), r"t is torch.int64 of shape \(\); it must be torch.int64 of shape \(2,\)"),
+        (dict(t=torch.tensor(1)),
+         r"t is torch.int64 of shape \(\); it must be torch.int64 of shape \(2,\)"),
         (dict(t=torch.tensor([1])), r"of shape \(1,\)"),
-        (dict(condition=torch.tensor([0, 4])), "labels run from 0 to 4; the network knows 0 ... 2, and 3 for no label"),
+        (dict(condition=torch.tensor([0, 4])),
+         "labels run from 0 to 4; the network knows 0 ... 2, and 3 for no label"),
         (dict(condition=torch.tensor([-1, 0])), "labels run from -1 to 0"),
         (dict(condition=torch.tensor([0])), r"labels is torch.int64 of shape \(1,\)"),
         (dict(condition=torch.tensor([0.0, 1.0])), "labels is torch.float32"),
