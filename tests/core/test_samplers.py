@@ -137,7 +137,8 @@ def test_spacing_brings_the_picture_nearer_to_the_exact_one():
         for s in (1.0, 1.5)
     ]
     print(
-        f"20 steps, spaced evenly and by 1.5: mean distance from the picture of 1,000 steps {errors[0]:.1e} and {errors[1]:.1e}"
+        "20 steps, spaced evenly and by 1.5: mean distance from the picture of 1,000 steps "
+        f"{errors[0]:.1e} and {errors[1]:.1e}"
     )
     assert errors[1] < errors[0]
 
@@ -176,7 +177,8 @@ def test_ddpm_steps_against_diffusers(monkeypatch, name, snr0, prediction, clip)
             moves.append(after.x_t - now.x_t)
         worst = largest(differences)
         print(
-            f"ddpm, {name}, {prediction}, clip {clip}, {steps} of {T} steps: largest difference of a step {worst:.1e}"
+            f"ddpm, {name}, {prediction}, clip {clip}, {steps} of {T} steps: "
+            f"largest difference of a step {worst:.1e}"
         )
         assert worst < 1e-10 and largest(moves) > 0.1
 
@@ -228,7 +230,8 @@ def test_dpm_solver_pp_trajectory_against_diffusers(name, snr0, prediction, step
     # diffusers steps in float32, which √ᾱ = 5e-5 at the start of the cosine schedule magnifies
     # where x̂_0 comes from ε
     print(
-        f"dpm_solver_pp, {name}, {prediction}, {steps} steps: largest relative difference {worst:.1e}"
+        f"dpm_solver_pp, {name}, {prediction}, {steps} steps: "
+        f"largest relative difference {worst:.1e}"
     )
     assert worst < 1e-5
     first_order = last_step(
@@ -412,13 +415,16 @@ def test_x_T_and_the_noise_after_it():
 # As many steps as make the sampler's own error small beside that of 40,000 points (0.5 % of a
 # standard deviation in the
 # mean, 0.7 % in a variance); ddpm and ddim need far more for it than the two of second order.
-@pytest.mark.parametrize("name, steps", [("ddpm", 1000), ("ddim", 500), ("heun", 100), ("dpm_solver_pp", 60)])
-@pytest.mark.parametrize("schedule, snr0, prediction", [("cosine", False, "epsilon"), ("cosine", True, "v")])
+@pytest.mark.parametrize("name, steps", [
+    ("ddpm", 1000), ("ddim", 500), ("heun", 100), ("dpm_solver_pp", 60)])
+@pytest.mark.parametrize("schedule, snr0, prediction", [
+    ("cosine", False, "epsilon"), ("cosine", True, "v")])
 def test_samplers_recover_a_gaussian_within_sampling_error(schedule, snr0, prediction, name, steps):
     diffusion = GaussianDiffusion(make_betas(schedule, 1000, zero_terminal_snr=snr0), prediction)
     _, _, off = gaussian_errors(diffusion, name, steps)
     print(
-        f"{name}, {steps} steps, {prediction}: mean and covariance of 40,000 points off by at most {off:.1f} standard errors"
+        f"{name}, {steps} steps, {prediction}: mean and covariance of 40,000 points off by at most "
+        f"{off:.1f} standard errors"
     )
     # five numbers of which chance alone takes one beyond 4 in 3,000 such tests; seeds fixed: no
     # flicker
@@ -442,7 +448,8 @@ def test_too_few_steps_of_ddpm_are_noticed():
 # halfway. Near the end a step takes a larger part of the noise away, and dpm_solver_pp is further
 # from its limit.
 @pytest.mark.parametrize("snr0", [False, True])
-@pytest.mark.parametrize("name, order, near_end", [("ddim", 1, 0.1), ("heun", 2, 0.1), ("dpm_solver_pp", 2, 0.2)])
+@pytest.mark.parametrize("name, order, near_end", [
+    ("ddim", 1, 0.1), ("heun", 2, 0.1), ("dpm_solver_pp", 2, 0.2)])
 def test_order_of_convergence(name, order, near_end, snr0):
     betas = linear_beta_schedule(10_080)
     diffusion = GaussianDiffusion(rescale_zero_terminal_snr(betas) if snr0 else betas, "x0")
@@ -470,7 +477,8 @@ def test_second_order_is_worth_it():
         for name, n in (("ddim", 40), ("heun", 20), ("dpm_solver_pp", 40))
     )
     print(
-        f"picture's largest error: ddim {ddim_error:.4f}, heun {heun_error:.4f}, dpm_solver_pp {dpm_error:.4f}"
+        f"picture's largest error: ddim {ddim_error:.4f}, heun {heun_error:.4f}, "
+        f"dpm_solver_pp {dpm_error:.4f}"
     )
     assert dpm_error < ddim_error / 4 and heun_error < ddim_error
 
