@@ -139,9 +139,11 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
-from diffusion_lib import GaussianDiffusion, ToyCats, TrainConfig, Trainer, UNet, cosine_beta_schedule, ddim, load_pretrained, save_grid
+from diffusion_lib import GaussianDiffusion, ToyCats, TrainConfig, Trainer, UNet
+from diffusion_lib import cosine_beta_schedule, ddim, load_pretrained, save_grid
 diffusion = GaussianDiffusion(cosine_beta_schedule(50))
-model = UNet(image_size=16, channels=8, channel_mults=(1, 2), attention=(False, False), blocks_per_level=1)
+model = UNet(image_size=16, channels=8, channel_mults=(1, 2), attention=(False, False),
+             blocks_per_level=1)
 config = TrainConfig(steps=3, batch_size=2, device="cpu", precision="float32", save_every=2)
 trainer = Trainer(model, diffusion, ToyCats(size=16, n=8), config, out="run").fit()
 for step in ddim(diffusion, trainer.ema_model, shape=(2, 3, 16, 16), steps=2):
@@ -150,7 +152,8 @@ save_grid(step.x_t, "cats.png")
 load_pretrained("toycats32")
 from diffusion_lib.__main__ import main
 assert main(["sample", "run", "--n", "1", "--steps", "1", "--out", "pictures"]) == 0
-assert Path("cats.png").exists() and Path("pictures/00000.png").exists() and len(list(Path("run/checkpoints").iterdir())) == 2
+assert Path("cats.png").exists() and Path("pictures/00000.png").exists()
+assert len(list(Path("run/checkpoints").iterdir())) == 2
 print("loaded:", sorted(name for name in sys.modules if name.split(".")[0] in blocked))
 """
 
@@ -172,7 +175,8 @@ import torch
 middle = time.perf_counter()
 import diffusion_lib
 bare = time.perf_counter()
-from diffusion_lib import GaussianDiffusion, ToyCats, TrainConfig, Trainer, UNet, cosine_beta_schedule, ddim, save_grid
+from diffusion_lib import GaussianDiffusion, ToyCats, TrainConfig, Trainer, UNet
+from diffusion_lib import cosine_beta_schedule, ddim, save_grid
 end = time.perf_counter()
 print(middle - start, bare - middle, end - bare)
 """
@@ -185,9 +189,8 @@ def test_how_long_the_import_takes(capsys: pytest.CaptureFixture) -> None:
     )
     torch, bare, names = map(float, done.stdout.split())
     with capsys.disabled():
-        print(
-            f"\nimport torch {torch:.2f} s; import diffusion_lib {bare:.3f} s more; all names of the README's example {names:.2f} s more"
-        )
+        print(f"\nimport torch {torch:.2f} s; import diffusion_lib {bare:.3f} s more; "
+              f"all names of the README's example {names:.2f} s more")
     lazy = subprocess.run(
         [sys.executable, "-c", "import sys, diffusion_lib; print('torch' in sys.modules)"],
         cwd=ROOT, capture_output=True, text=True, check=True,

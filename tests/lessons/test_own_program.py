@@ -1,7 +1,8 @@
-"""Notebook 04's complete program: it stands on one screen, runs alone, and its own network is the library's.
+"""Notebook 04's complete program: it stands on one screen, runs alone, and its own network is the
+library's.
 
-What it draws after its two minutes differs from machine to machine. So the claim is read in the output that is
-committed, with a wide margin; here it runs for a few steps only.
+What it draws after its two minutes differs from machine to machine. So the claim is read in the
+output that is committed, with a wide margin; here it runs for a few steps only.
 """
 
 import re
@@ -17,7 +18,8 @@ STEPS = 7
 
 
 def cell(notebook: str, identity: str) -> nbformat.NotebookNode:
-    (found,) = (c for c in nbformat.read(NOTEBOOKS[notebook], as_version=4).cells if c.id == identity)
+    cells = nbformat.read(NOTEBOOKS[notebook], as_version=4).cells
+    (found,) = (c for c in cells if c.id == identity)
     return found
 
 
@@ -31,7 +33,8 @@ def numbers(text: str) -> list[float]:
 
 def shorter(steps: int = STEPS) -> str:
     """The program with fewer steps."""
-    source, count = re.subn(r"^(T, STEPS, c, d = 1000), \d+,", rf"\1, {steps},", cell("04", "own-program").source, flags=re.MULTILINE)
+    source, count = re.subn(r"^(T, STEPS, c, d = 1000), \d+,", rf"\1, {steps},",
+                            cell("04", "own-program").source, flags=re.MULTILINE)
     assert count == 1
     return source
 
@@ -50,7 +53,8 @@ def test_the_program_stands_on_one_screen() -> None:
 
 
 def test_the_program_uses_the_learners_pieces_only() -> None:
-    (line,) = re.findall(r"^from diffusion_lib import (.+)$", cell("04", "own-program").source, re.MULTILINE)
+    source = cell("04", "own-program").source
+    (line,) = re.findall(r"^from diffusion_lib import (.+)$", source, re.MULTILINE)
     assert set(line.split(", ")) <= {"ToyCats", "cosine_beta_schedule", "show_images", "to_float"}
 
 
@@ -67,7 +71,8 @@ def test_its_sampler_draws_the_same_from_the_same_seed(space: dict) -> None:
 def test_its_network_is_the_librarys(space: dict) -> None:
     names = dict(space)
     exec(compile(cell("04", "library-04").source, "library-04", "exec"), names)
-    x, t = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 20, 500, 999])
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([0, 20, 500, 999])
     with torch.no_grad():
         mine, its = names["network"](x, t), names["model"](x, t)
     assert mine.abs().max() > 0.01
@@ -75,10 +80,13 @@ def test_its_network_is_the_librarys(space: dict) -> None:
 
 
 def test_its_sampler_is_the_librarys_reverse_step(space: dict) -> None:
-    """x̂_0, clipped; the posterior's mean and variance from GaussianDiffusion; noise, but none in the last step."""
+    """x̂_0, clipped; the posterior's mean and variance from GaussianDiffusion; noise, but none in
+    the last step.
+    """
     import diffusion_lib
 
-    diffusion = diffusion_lib.GaussianDiffusion(diffusion_lib.cosine_beta_schedule(1000), prediction="v")
+    betas = diffusion_lib.cosine_beta_schedule(1000)
+    diffusion = diffusion_lib.GaussianDiffusion(betas, prediction="v")
     dice = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 16, 16, generator=dice)
     ts = torch.linspace(999, 0, 5).round().long().tolist()
@@ -89,7 +97,8 @@ def test_its_sampler_is_the_librarys_reverse_step(space: dict) -> None:
         mean, variance = diffusion.q_posterior(x_0, x, t, t_prev)
         x = mean + variance.sqrt() * torch.randn(x.shape, generator=dice)
     assert variance == 0
-    torch.testing.assert_close(space["sample"](space["network"], n=2, steps=5), x, rtol=0, atol=2e-3)
+    drawn = space["sample"](space["network"], n=2, steps=5)
+    torch.testing.assert_close(drawn, x, rtol=0, atol=2e-3)
 
 
 def test_a_network_saved_in_04_is_the_one_that_05_loads(space: dict, tmp_path: Path) -> None:
@@ -100,7 +109,8 @@ def test_a_network_saved_in_04_is_the_one_that_05_loads(space: dict, tmp_path: P
     exec(compile(cell("04", "library-04").source, "library-04", "exec"), names)
     source = cell("04", "cell-27").source
     assert "../runs/notebook_04" in source and "../runs/notebook_04" in cell("05", "cell-01").source
-    source = source.replace("SAVE = False", "SAVE = True").replace("../runs/notebook_04", str(tmp_path / "run"))
+    source = source.replace("SAVE = False", "SAVE = True")
+    source = source.replace("../runs/notebook_04", str(tmp_path / "run"))
     exec(compile(source, "cell-27", "exec"), names)
     model, diffusion, _ = diffusion_lib.load_model(tmp_path / "run")
     assert diffusion.prediction == "v" and model.image_size == 16
@@ -109,7 +119,7 @@ def test_a_network_saved_in_04_is_the_one_that_05_loads(space: dict, tmp_path: P
         torch.testing.assert_close(model(x, t), names["network"](x, t), rtol=1e-4, atol=1e-4)
 
 
-# -- what the committed notebooks say --------------------------------------------------------------------------------------
+# -- what the committed notebooks say --------------------------------------------------------------
 
 
 def test_04_at_least_half_are_whole_cats() -> None:
@@ -119,7 +129,8 @@ def test_04_at_least_half_are_whole_cats() -> None:
 
 def test_04_each_question_has_its_weak_end() -> None:
     noisy, clean = {}, {}
-    for name, late, early in re.findall(r"asked for (\w+) +error at t = 990: ([\d.]+), at t = 20: ([\d.]+)", printed("04", "ways-numbers-04")):
+    line = r"asked for (\w+) +error at t = 990: ([\d.]+), at t = 20: ([\d.]+)"
+    for name, late, early in re.findall(line, printed("04", "ways-numbers-04")):
         noisy[name], clean[name] = float(late), float(early)
     assert noisy["epsilon"] > 5 * noisy["v"]
     assert clean["x0"] > 2 * max(clean["epsilon"], clean["v"])
@@ -159,4 +170,5 @@ def test_05_each_slip_leaves_its_trace() -> None:
         found = numbers(rest)
         left[name], outside[name] = found[0], found[-1]
     assert outside["right"] == 0 and outside["noise at the end"] > 1
-    assert min(left[how] for how in ("clipped too late", "noise at the end", "2 steps")) > left["right"]
+    wrong = ("clipped too late", "noise at the end", "2 steps")
+    assert min(left[how] for how in wrong) > left["right"]
