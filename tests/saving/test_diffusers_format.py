@@ -123,14 +123,12 @@ def test_a_folded_label_is_that_label(tmp_path):
 class OneLabelEach(torch.nn.Module):
     """Exported models, one a label, with the interface of the network of diffusers' DiTPipeline."""
 
+    device, dtype = torch.device("cpu"), torch.float32
+
     def __init__(self, unets: dict[int, UNet2DModel]) -> None:
         super().__init__()
         self.parts, self.labels = torch.nn.ModuleList(unets.values()), list(unets)
         self.config = self.parts[0].config
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.parts[0].dtype
 
     def forward(self, x, timestep, class_labels):
         answers = [self.parts[self.labels.index(label)](x[i : i + 1], timestep[i : i + 1]).sample
@@ -139,6 +137,7 @@ class OneLabelEach(torch.nn.Module):
 
 
 class NoLatents(torch.nn.Module):
+    device, dtype = torch.device("cpu"), torch.float32
     config = SimpleNamespace(scaling_factor=1.0)
 
     def decode(self, x):
