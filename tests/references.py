@@ -30,8 +30,12 @@ SMALL = dict(image_size=16, channels=16)
 CONFIGURATIONS = {
     "default": {},
     "google/ddpm-cifar10-32": DDPM_CIFAR10,
-    "10 classes, heads of 8": dict(channels=32, num_classes=10, attention_head_dim=8, attention=(False, True, True)),
-    "patch 2": dict(channels=32, patch_size=2, channel_mults=(1, 2), attention=(True, True), blocks_per_level=2),
+    "10 classes, heads of 8": dict(
+        channels=32, num_classes=10, attention_head_dim=8, attention=(False, True, True)
+    ),
+    "patch 2": dict(
+        channels=32, patch_size=2, channel_mults=(1, 2), attention=(True, True), blocks_per_level=2
+    ),
     "one channel in, two out, one level": dict(
         **SMALL, in_channels=1, out_channels=2, channel_mults=(1,), attention=(False,)
     ),
@@ -53,6 +57,8 @@ def random_unet(seed: int = 0, **settings) -> UNet:
 def pictures(model: UNet, batch: int = 2) -> torch.Tensor:
     shape = (batch, model.in_channels, model.image_size, model.image_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
 SHAPE = (3, 2, 4, 4)
 THEIR_NAME = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
 # schedule, zero terminal SNR, prediction: all that GaussianDiffusion allows, but for the sigmoid
@@ -104,11 +110,8 @@ def in_language(
             return x0_hat
         alpha, sigma = bar.sqrt().to(x.dtype), (1 - bar).sqrt().to(x.dtype)
         epsilon_hat = (x - alpha * x0_hat) / sigma
-        return (
-            epsilon_hat
-            if diffusion.prediction == "epsilon"
-            else alpha * epsilon_hat - sigma * x0_hat
-        )
+        v_hat = alpha * epsilon_hat - sigma * x0_hat
+        return epsilon_hat if diffusion.prediction == "epsilon" else v_hat
 
     return model
 
@@ -139,6 +142,8 @@ def noise_as_ours(seeds: list[int], shape: tuple, skip: int) -> Callable[..., Te
     for _ in range(skip):
         draw()
     return draw
+
+
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.5, 0.3], [0.3, 0.25]], dtype=torch.float64)
 
@@ -179,9 +184,8 @@ def gaussian_errors(
     points = x.double().transpose(0, 1).flatten(1)
     n, variances = points.shape[1], COVARIANCE.diag()
     mean_error, covariance_error = points.mean(dim=1) - MEAN, torch.cov(points) - COVARIANCE
-    # standard errors of
+    # standard errors of normal samples
     one_mean = (variances / n).sqrt()
-    # normal samples
     one_covariance = ((variances[:, None] * variances + COVARIANCE**2) / n).sqrt()
     return (
         mean_error,

@@ -37,15 +37,19 @@ config, cats, ddim = library.TrainConfig, library.ToyCats, library.ddim
 
 def short_config(**settings):
     asked.update(train_steps=settings["steps"])
-    return config(**{{**settings, "steps": 2, "batch_size": 2, "device": "cpu", "precision": "float32"}})
+    small = {{"steps": 2, "batch_size": 2, "device": "cpu", "precision": "float32"}}
+    return config(**{{**settings, **small}})
 
 def short_ddim(diffusion, model, shape, *, steps, seeds):
     asked.update(sampling_steps=steps, seeds=list(seeds), shape=shape)
     return ddim(diffusion, model, shape, steps=2, seeds=seeds)
 
-library.TrainConfig, library.ddim, library.ToyCats = short_config, short_ddim, lambda size: cats(size=size, n=64)
-exec(compile(open({path!r}, encoding="utf-8").read(), "README.md", "exec"), {{"__name__": "__main__"}})
-assert asked == {{"train_steps": 400, "sampling_steps": 50, "seeds": list(range(16)), "shape": (16, 3, 32, 32)}}, asked
+library.TrainConfig, library.ddim = short_config, short_ddim
+library.ToyCats = lambda size: cats(size=size, n=64)
+program = open({path!r}, encoding="utf-8").read()
+exec(compile(program, "README.md", "exec"), {{"__name__": "__main__"}})
+assert asked == {{"train_steps": 400, "sampling_steps": 50, "seeds": list(range(16)),
+                 "shape": (16, 3, 32, 32)}}, asked
 """
 
 
@@ -85,7 +89,8 @@ def test_the_example_is_the_one_the_library_was_designed_around() -> None:
         "UNet(image_size=32, channels=32)",
         "Trainer(model, diffusion, ToyCats(size=32), TrainConfig(steps=400))",
         "trainer.fit()",
-        "for step in ddim(diffusion, trainer.ema_model, shape=(16, 3, 32, 32), steps=50, seeds=range(16)):",
+        "for step in ddim(diffusion, trainer.ema_model, shape=(16, 3, 32, 32), steps=50, "
+        "seeds=range(16)):",
         'save_grid(step.x_t, "cats.png")',
     ):
         assert sum(piece in line for line in lines) == 1, piece

@@ -31,8 +31,10 @@ ROOT = Path(__file__).parents[2]
 TINY = """
 data: folder:{data}
 diffusion: {{schedule: cosine, T: 50, prediction: v}}
-model: {{image_size: 8, channels: 8, channel_mults: [1, 2], attention: [false, true], num_classes: 2}}
-train: {{steps: 6, batch_size: 8, warmup: 2, log_every: 1, save_every: 3, precision: float32, device: cpu, sample_every: 3}}
+model:
+  {{image_size: 8, channels: 8, channel_mults: [1, 2], attention: [false, true], num_classes: 2}}
+train: {{steps: 6, batch_size: 8, warmup: 2, log_every: 1, save_every: 3, precision: float32,
+        device: cpu, sample_every: 3}}
 """
 
 

@@ -127,7 +127,8 @@ def test_the_lock_is_held_by_one_run_and_freed_at_its_end(
 
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from diffusion_lib.training.run_folder import RunLock\n"
+    "import sys, time; from pathlib import Path\n"
+    "from diffusion_lib.training.run_folder import RunLock\n"
     "with RunLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 )
 
@@ -204,10 +205,8 @@ def steps_in(path: Path) -> list[int]:
 def test_rows_as_they_were_written(tmp_path: Path) -> None:
     fill(tmp_path / "log.csv", range(1, 4))
     lines = (tmp_path / "log.csv").read_text().splitlines()
-    assert (
-        lines[0]
-        == "step,loss,learning_rate,gradient_norm,images_per_second,seconds,loss_q1,loss_q2,loss_q3,loss_q4"
-    )
+    assert lines[0] == ("step,loss,learning_rate,gradient_norm,images_per_second,seconds,"
+                        "loss_q1,loss_q2,loss_q3,loss_q4")
     assert lines[1] == "1,0.333333,0.001,2,100,1,0.1,0.2,0.3,0.4" and len(lines) == 4
     expected = ("3", "0.333333", "0.001", "2", "100", "3", "0.1", "0.2", "0.3", "0.4")
     assert CsvLog.read(tmp_path / "log.csv")[2] == dict(zip(CsvLog.COLUMNS, expected, strict=True))

@@ -875,9 +875,11 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from test_trainer import Trainer, config, diffusion, tiny_unet
-images = torch.arange(12 * 3 * 64, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(12, 3, 8, 8)
+images = torch.arange(12 * 3 * 64).remainder(251).to(torch.uint8).reshape(12, 3, 8, 8)
 started = lambda trainer: trainer.step == 3 and print("training", flush=True)
-trainer = Trainer(tiny_unet(), diffusion(), images, config(steps=100_000, save_every=100_000), out=Path({out!r}), callbacks=[started])
+settings = config(steps=100_000, save_every=100_000)
+trainer = Trainer(tiny_unet(), diffusion(), images, settings, out=Path({out!r}),
+                  callbacks=[started])
 trainer.fit()
 print("step", trainer.step, flush=True)
 """
