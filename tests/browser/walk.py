@@ -4,9 +4,8 @@ every slider.
     .venv/bin/python tests/browser/walk.py notebooks/01_forward_noising.ipynb --shots shots01
 
 Prints each cell that failed and, for each slider, whether key and mouse change its picture and how
-fast. The notebook's file is
-never saved. Needs a Chromium (on the PATH, or named in the environment variable CHROMIUM). Exit
-code 1 if anything was wrong.
+fast. The notebook's file is never saved. Needs a Chromium (on the PATH, or named in the environment
+variable CHROMIUM). Exit code 1 if anything was wrong.
 """
 
 import argparse
@@ -19,18 +18,13 @@ from lab import ROOT, Notebook, chromium, jupyter_lab
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Run notebooks in JupyterLab in headless Chromium and move every slider."
-    )
+        description="Run notebooks in JupyterLab in headless Chromium and move every slider.")
     parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument(
-        "--shots",
-        type=Path,
-        help="folder for screenshots of the whole notebook (several notebooks: one folder each)",
-    )
+    parser.add_argument("--shots", type=Path, help="folder for screenshots of the whole notebook "
+                        "(several notebooks: one folder each)")
     parser.add_argument("--presses", type=int, default=15, help="key presses per slider (15)")
-    parser.add_argument(
-        "--seconds", type=float, default=900, help="longest that a notebook may run (900)"
-    )
+    parser.add_argument("--seconds", type=float, default=900,
+                        help="longest that a notebook may run (900)")
     parser.add_argument("--no-sliders", action="store_true", help="run and take screenshots only")
     arguments = parser.parse_args()
     missing = [str(path) for path in arguments.notebooks if not path.is_file()]
@@ -44,13 +38,8 @@ def main() -> int:
             shots = arguments.shots
             if shots and len(arguments.notebooks) > 1:
                 shots = shots / path.stem
-            wrong += walk(
-                browser.new_page(),
-                address,
-                path.resolve().relative_to(root).as_posix(),
-                shots,
-                arguments,
-            )
+            name = path.resolve().relative_to(root).as_posix()
+            wrong += walk(browser.new_page(), address, name, shots, arguments)
     return 1 if wrong else 0
 
 
@@ -59,10 +48,8 @@ def walk(page, address: str, name: str, shots: Path | None, arguments: argparse.
     notebook = Notebook(page, address, name)
     start = time.perf_counter()
     errors = notebook.run(arguments.seconds)
-    print(
-        f"{name}: ran in {time.perf_counter() - start:.0f} s, {len(errors)} cells failed",
-        flush=True,
-    )
+    print(f"{name}: ran in {time.perf_counter() - start:.0f} s, {len(errors)} cells failed",
+          flush=True)
     for cell, text in errors:
         print(f"  cell {cell}: {text}")
     if shots:
