@@ -58,12 +58,10 @@ class Classifier(nn.Module):
         self.body = nn.Sequential(
             ConvNorm(3, a), ConvNorm(a, b, stride=2), Residual(b), ConvNorm(b, c, stride=2),
             Residual(c), ConvNorm(c, c, stride=2))
-        self.num_features = c
         self.head = nn.Linear(c, classes)
 
     def features(self, pictures: Tensor) -> Tensor:
-        """What the last layer looks at: (B, num_features). Raises ValueError for unusable pictures.
-        """
+        """What the last layer looks at: (B, widths[2]). Raises ValueError for unusable pictures."""
         return self.body(at_32(pictures)).mean(dim=(2, 3))
 
     def maps(self, pictures: Tensor) -> list[Tensor]:
@@ -88,7 +86,6 @@ class PlainNet(nn.Module):
         self.body = nn.Sequential(
             ConvNorm(3, a), ConvNorm(a, a), nn.MaxPool2d(2), ConvNorm(a, b), ConvNorm(b, b),
             nn.MaxPool2d(2), ConvNorm(b, c), ConvNorm(c, c), nn.MaxPool2d(2), ConvNorm(c, c))
-        self.num_features = c
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(c, classes))
 
     features, forward = Classifier.features, Classifier.forward
