@@ -1,9 +1,9 @@
 """Copies of the notebooks for a class: `make class`, or `python .ci/make_class.py [NOTEBOOKS]
 [CLASS]`.
 
-class/student/ has the exercises without their solutions and without the checkers' outputs,
-class/instructor/ has all. class/figures/ holds the pictures that the notebooks link to, so
-`../figures/…` works from both. Nothing is written unless every notebook is whole; copies of the
+class/student/ has the exercises without their solutions, without our accounts of investigations
+and without the checkers' outputs, class/instructor/ has all. class/figures/ holds the pictures that
+the notebooks link to, so `../figures/…` works from both. Nothing is written unless every notebook is whole; copies of the
 same name are overwritten.
 """
 
@@ -18,6 +18,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 SOLUTION = "<details><summary>Solution</summary>"
+ACCOUNT = "<details><summary>What we found</summary>"
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|<img[^>]*\ssrc=[\"']([^\"']+)[\"']")
 
 
@@ -31,6 +32,11 @@ def source(cell: dict) -> str:
 
 def is_solution(cell: dict) -> bool:
     return cell["cell_type"] == "markdown" and source(cell).lstrip().startswith(SOLUTION)
+
+
+def is_account(cell: dict) -> bool:
+    """Whether it tells what an investigation (an exercise without a checker) found."""
+    return cell["cell_type"] == "markdown" and source(cell).lstrip().startswith(ACCOUNT)
 
 
 def is_stub(cell: dict) -> bool:
@@ -67,9 +73,11 @@ def load(path: Path) -> dict:
 
 
 def for_students(notebook: dict) -> dict:
-    """Without solutions; the exercises as if never run."""
+    """Without solutions and accounts; the exercises as if never run."""
     result = copy.deepcopy(notebook)
-    result["cells"] = [cell for cell in result["cells"] if not is_solution(cell)]
+    result["cells"] = [
+        cell for cell in result["cells"] if not is_solution(cell) and not is_account(cell)
+    ]
     for cell in filter(is_stub, result["cells"]):
         cell["outputs"], cell["execution_count"] = [], None
     return result

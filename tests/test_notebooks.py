@@ -571,17 +571,3 @@ def test_notebook_04_stopped_at_step_12_reports_12_steps(capsys, monkeypatch) ->
     said = capsys.readouterr().out
     assert f"12 steps, mean loss of the last 12: {sum(space['losses']) / 12:.3f}" in said
     assert "of 64 are whole cats" in said and "[picture: Loss over the steps" in said
-
-
-@pytest.mark.parametrize("runs", [0, 1, 2, 3, 7])
-def test_notebook_03_stopped_shows_the_networks_that_are_done(runs: int, capsys) -> None:
-    names = ["ours", "without skips", "without time", "without norm", "original"]
-    every = [(name, seed) for name in names for seed in (0, 1)]
-    errors = {run: torch.linspace(0.1, 0.2, 14) * (1 + i) for i, run in enumerate(every[:runs])}
-    bands = {"all t": slice(4, 14), "t = 0 to 10": slice(0, 4), "t = 125, 225": slice(5, 7)}
-    numbers = {"off_library": 0.0, "off_diffusers": 0.0, "share": {50: 0.1}, "without": {50: 0.1}}
-    run_cells("03", "cell-45", "cell-46", "cell-48", errors=errors, changes=dict.fromkeys(names),
-              BANDS=bands, probe=list(range(14)), light=lambda figure: figure, **numbers)
-    said = capsys.readouterr().out
-    for name in names[1:]:
-        assert (f"\n{name}" in said) == (names.index(name) < runs // 2), said

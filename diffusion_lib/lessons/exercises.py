@@ -106,8 +106,6 @@ def first_mostly_noise(function: Callable) -> str:
         "SNR < 1 means ᾱ < 1 - ᾱ; you seem to ask for ᾱ < 1/10": {"limit": 0.1},
         "this is how many timesteps are mostly noise; asked for is the first of them":
             lambda betas: int((kept(betas) < 0.5).sum()),
-        "this looks at the betas; ask when ᾱ, the product of all (1 - beta), is below 1/2":
-            lambda betas: int((betas > 0.5).int().argmax()),
         "the betas are added up; each step multiplies: ᾱ is the product of the (1 - beta)":
             lambda betas: int((betas.cumsum(0) > 0.5).int().argmax()),
         "always t = 0: is the comparison the wrong way round, or is ᾱ compared with 1?":
@@ -308,35 +306,53 @@ def ema_half_life(function: Callable) -> str:
 
 
 @exercise
-def ddim_step(function: Callable) -> str:
-    """From x_t, x̂_0, ᾱ now and later to the next x: DDIM equation 12, σ = 0, x̂_0 clipped."""
-    def right(x: Tensor, guess: Tensor, a: Tensor, b: Tensor, in_noise=True, in_picture=True,
-              power=0.5, scaled=True) -> Tensor:
-        clipped = guess.clamp(-1, 1)
-        noise = x - a.sqrt() * (clipped if in_noise else guess)
-        noise = noise / (1 - a) ** power if scaled else noise
-        return b.sqrt() * (clipped if in_picture else guess) + (1 - b) ** power * noise
+def eta_sampler(function: Callable) -> str:
+    """From a guesser of x̂_0, x_T, rising ᾱ, η and noises to a picture: DDIM equations 12 and 16."""
+    def guess(x: Tensor, a: Tensor) -> Tensor:
+        return 1.5 * torch.tanh(x) + 0.1 * a.to(x.dtype)
+
+    def fresh(now: Tensor, later: Tensor) -> Tensor:
+        return ((1 - later) / (1 - now) * (1 - now / later)).sqrt()
+
+    def right(guess, x, bars, eta, noises, clip=True, early=True, sigma=lambda eta, s: eta * s,
+              spread=fresh, room=True, added=lambda s: s, at=0, last=True) -> Tensor:
+        pairs = list(zip(bars, bars[1:], strict=False))
+        for i, (now, later) in enumerate(pairs if last else pairs[:-1]):
+            said = guess(x, now + at * (later - now))
+            x_0 = said.clamp(-1, 1) if clip else said
+            noise = (x - now.sqrt() * (x_0 if early else said)) / (1 - now).sqrt()
+            s = sigma(eta, spread(now, later))
+            rest = (1 - later - s**2 if room else 1 - later).clamp(min=0).sqrt()
+            x = later.sqrt() * x_0 + rest * noise + added(s) * noises[i]
+        return x
 
     questions = {}
-    for seed, (now, later) in enumerate(((0.1, 0.4), (0.5, 0.9), (0.8, 1.0))):
-        x_0, noise = pictures(seed)
-        x_t = now**0.5 * x_0 + (1 - now) ** 0.5 * noise
-        questions[f"ᾱ from {now} to {later}"] = (x_t, 1.5 * x_0, bar(now), bar(later))
+    for seed, eta in enumerate((0.0, 0.4, 1.0)):
+        noises = [pictures(10 * seed + i)[1] for i in range(3)]
+        bars = torch.tensor([0.05, 0.3, 0.8, 1.0], dtype=torch.float64)
+        questions[f"η = {eta}"] = (guess, pictures(seed)[1], bars, eta, noises)
     compare(function, questions, right, {
-        "the guess is not clipped to [-1, 1]": {"in_noise": False, "in_picture": False},
-        "the noise is worked out from the guess before it was clipped": {"in_noise": False},
-        "the noise comes from the clipped guess, the picture does not": {"in_picture": False},
-        "the result is clipped; clip the guess, before all else":
-            lambda *q: right(*q, in_noise=False, in_picture=False).clamp(-1, 1),
-        "the result is clipped too, but noise may go beyond 1; clip only the guess":
-            lambda *q: right(*q).clamp(-1, 1),
-        "now and later are swapped": lambda x, guess, a, b: right(x, guess, b, a),
-        "the roots over 1 - now and 1 - later are forgotten": {"power": 1},
-        "divide by √(1 - now) to get the noise": {"scaled": False},
-        "this is the clipped guess; the noise that is still due is missing":
-            lambda x, guess, a, b: guess.clamp(-1, 1),
+        "the guess is not clipped to [-1, 1]": {"clip": False},
+        "the noise in x_t is worked out from the guess before it was clipped": {"early": False},
+        "η multiplies σ, not its square": {"sigma": lambda eta, s: eta**0.5 * s},
+        "no room is made for the fresh noise: the old one gets √(1 - later - σ²)": {"room": False},
+        "the fresh noise is multiplied by σ², the variance; multiply by σ":
+            {"added": lambda s: s**2},
+        "room is made for the fresh noise, but it is never added": {"added": lambda s: 0},
+        "η is not used; this is DDIM at any η": {"sigma": lambda eta, s: 0 * s},
+        "η is not used; this is DDPM at any η": {"sigma": lambda eta, s: s},
+        "σ lacks the factor √((1 - later) / (1 - now)), and so there is noise in the last step":
+            {"spread": lambda now, later: (1 - now / later).sqrt()},
+        "σ lacks the factor √(1 - now / later)":
+            {"spread": lambda now, later: ((1 - later) / (1 - now)).sqrt()},
+        "σ lacks its root: what stands there is σ²": {"spread": lambda a, b: fresh(a, b) ** 2},
+        "the guesser is asked with the level of where you go; ask with that of where you are":
+            {"at": 1},
+        "the last step, to ᾱ = 1, is missing": {"last": False},
+        "every step has its own noise; this uses the first one each time":
+            lambda guess, x, bars, eta, noises: right(guess, x, bars, eta, noises[:1] * 3),
     })
-    return "clip, work out the noise, go to the next noise level: no dice."
+    return "one number leads from DDIM (η = 0) to DDPM (η = 1)."
 
 
 @exercise
@@ -417,39 +433,63 @@ def frechet_1d(function: Callable) -> str:
         "it is the deviations that are subtracted, not the variances": {"power": 2},
         "σ² + r² - 2 σ r: a 2 is missing": {"cross": 1},
         "absolute differences; both are squared": lambda m, s, n, r: abs(m - n) + abs(s - r),
+        "the difference of the means is not squared":
+            lambda m, s, n, r: abs(m - n) + (s - r) ** 2,
+        "the difference of the deviations is not squared":
+            lambda m, s, n, r: (m - n) ** 2 + abs(s - r),
+        "the deviations are added; equal ones have distance 0":
+            lambda m, s, n, r: (m - n) ** 2 + (s + r) ** 2,
         "in one number, the trace of σ² + r² alone is too much: take 2 σ r off": {"cross": 0},
     })
     return "the squared distance of the means plus that of the deviations."
 
 
 @exercise
-def precision(function: Callable) -> str:
-    """From samples (N, F), real ones (M, F) and radii (M,) to the share inside at least a ball."""
-    def inside(x: Tensor, real: Tensor, radii: Tensor) -> Tensor:
-        return torch.cdist(x, real) <= radii
+def suspicious(function: Callable) -> str:
+    """From samples (N, F), training (M, F) and held-out (K, F) pictures to the share of samples
+    nearer to their nearest training picture than 99 of 100 held-out ones are to theirs.
+    """
+    def nearest(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cdist(x, y).min(dim=1).values
 
-    def right(x: Tensor, real: Tensor, radii: Tensor) -> Tensor:
-        return inside(x, real, radii).any(dim=1).double().mean()
+    def right(x: Tensor, train: Tensor, held: Tensor, near=nearest, part=0.01) -> Tensor:
+        return (near(x, train) < near(held, train).quantile(part)).double().mean()
+
+    def against(x: Tensor, train: Tensor, limit: Tensor) -> Tensor:
+        return (nearest(x, train) < limit).double().mean()
 
     questions = {}
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
-        real = torch.randn(20, 2, generator=generator, dtype=torch.float64)
-        x = torch.randn(15, 2, generator=generator, dtype=torch.float64) * 1.5 + 0.5 * seed
-        radii = torch.cdist(real, real).kthvalue(3, dim=1).values
-        questions[f"question {seed + 1}"] = (x, real, radii)
+    for seed, copies in enumerate((3, 8, 0)):
+        g = torch.Generator().manual_seed(seed)
+        train, held, x = (torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (40, 30, 20))
+        x[:copies] = train[:copies] + 0.01 * x[:copies]
+        x[-4:] *= 3
+        x[10:12] = held[:2] + 0.01 * x[10:12]
+        questions[f"{copies} copies among 20"] = (x, train, held)
     compare(function, questions, right, {
-        "one ball is enough: any, not all": lambda *q: inside(*q).all(dim=1).double().mean(),
-        "this counts pairs; count each sample once": lambda *q: inside(*q).double().mean(),
-        "this is the share of the balls that hold a sample":
-            lambda *q: inside(*q).any(dim=0).double().mean(),
-        "this is the share outside": lambda *q: 1 - right(*q),
-        "every real one has its own radius; this takes the mean of all":
-            lambda x, real, radii: right(x, real, radii.mean()),
-        "every real one has its own radius; this takes the largest for all":
-            lambda x, real, radii: right(x, real, radii.max()),
+        "the nearest counts: take the smallest distance to a training picture, not the mean":
+            {"near": lambda x, y: torch.cdist(x, y).mean(dim=1)},
+        "this takes the farthest training picture; take the nearest":
+            {"near": lambda x, y: torch.cdist(x, y).max(dim=1).values},
+        "the limit is the quantile 0.01 of the held-out distances, not 0.99": {"part": 0.99},
+        "the limit is the quantile 0.01, not the median": {"part": 0.5},
+        "the limit is the quantile 0.01, not the smallest of the held-out distances": {"part": 0},
+        "this is the share of those that are not suspicious": lambda *q: 1 - right(*q),
+        "this is how many; asked for is the share": lambda *q: right(*q) * len(q[0]),
+        "the wrong way round: this asks for each training picture whether a sample lies near":
+            lambda x, train, held: (nearest(train, x) < nearest(held, train).quantile(0.01))
+            .double().mean(),
+        "this asks how near the samples lie to held-out pictures; copies lie near training ones":
+            lambda x, train, held: (nearest(x, held) < nearest(held, train).quantile(0.01))
+            .double().mean(),
+        "a training picture is its own nearest, at distance 0; the limit comes from held-out ones":
+            lambda x, train, held: against(x, train, nearest(train, train).quantile(0.01)),
+        "the limit comes from all distances; it comes from the nearest of each held-out picture":
+            lambda x, train, held: against(x, train, torch.cdist(held, train).quantile(0.01)),
+        "the limit comes from the samples' own distances; then one in a hundred is always below it":
+            lambda x, train, held: against(x, train, nearest(x, train).quantile(0.01)),
     }, within=(0, 1))
-    return "a sample counts if it lies as near to some real picture as that one's own neighbours."
+    return "an honest model gets about 1 %: that is how many new photographs look like copies."
 
 
 @exercise

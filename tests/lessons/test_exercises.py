@@ -81,7 +81,7 @@ def test_solution_is_correct(exercise, capsys):
     assert one_line(capsys, name, space[called(stub)[1]]).startswith("Correct: ")
 
 
-# -- bad answers -------------------------------------------------------------------------------------------------------
+# -- bad answers -----------------------------------------------------------------------------------
 
 class Unspeakable(BaseException):
     def __str__(self):
@@ -143,7 +143,7 @@ BAD = {
     "constant number": (lambda *_: 12345678.0, ("12345678", "1.235e+07", "type float", "range")),
     "constant integer": (lambda *_: 12345678, ("constant", "type int", "range")),
 }
-TENSORS = ("recover_picture", "jump_between", "multi_head", "ddim_step")
+TENSORS = ("recover_picture", "jump_between", "multi_head", "eta_sampler")
 BAD_TENSORS = {
     "NaN": (lambda shape: torch.full(shape, float("nan"), dtype=torch.float64), "NaN"),
     "infinite": (lambda shape: torch.full(shape, float("inf"), dtype=torch.float64), "infinity"),
@@ -206,7 +206,7 @@ def test_a_function_may_spoil_its_arguments_and_print(capsys):
     assert one_line(capsys, "recover_picture", spoils).startswith("Correct: ")
 
 
-# -- typical slips: (exercise, what the learner wrote, a piece of the hint) ------------------------------------------------
+# -- typical slips: (exercise, what the learner wrote, a piece of the hint) ------------------------
 
 def v(a, x_0, noise):
     return a.sqrt() * noise - (1 - a).sqrt() * x_0
@@ -228,12 +228,18 @@ def flat_factors(network, x_0, t, noise, alphas_cumprod):
     return ((network(right_x_t(a, x_0, noise), t) - v(a, x_0, noise)) ** 2).mean()
 
 
-def ddim(guess_clip=True, result_clip=False, fresh=False):
-    def function(x_t, x0_hat, now, later):
-        guess = x0_hat.clamp(-1, 1) if guess_clip else x0_hat
-        noise = torch.randn_like(x_t) if fresh else (x_t - now.sqrt() * guess) / (1 - now).sqrt()
-        x = later.sqrt() * guess + (1 - later).sqrt() * noise
-        return x.clamp(-1, 1) if result_clip else x
+def eta(clip=True, late=False, room=True, power=1, spread=None, at=0, own_dice=False):
+    def function(guess, x, bars, eta, noises):
+        for now, later, noise in zip(bars[:-1], bars[1:], noises, strict=True):
+            said = guess(x, (now, later)[at])
+            x_0 = said.clamp(-1, 1) if clip else said
+            e = (x - now.sqrt() * (said if late else x_0)) / (1 - now).sqrt()
+            s = eta * ((1 - later) / (1 - now) * (1 - now / later)).sqrt()
+            s = s if spread is None else eta * spread(now, later)
+            noise = torch.randn_like(x) if own_dice else noise
+            rest = (1 - later - (s**2 if room else 0)).clamp(min=0).sqrt()
+            x = later.sqrt() * x_0 + rest * e + s**power * noise
+        return x
     return function
 
 
@@ -253,6 +259,12 @@ def attend(split=lambda x, heads: x.unflatten(2, (heads, -1)).transpose(1, 2), o
     def function(q, k, v, heads):
         c, (q, k, v) = q.shape[2], (split(x, heads) for x in (q, k, v))
         return join((q @ k.transpose(2, 3) / scale(c, q.shape[3])).softmax(over) @ v)
+    return function
+
+
+def detect(near=lambda x, y: torch.cdist(x, y).min(dim=1).values, part=0.01):
+    def function(x, train, held):
+        return (near(x, train) < near(held, train).quantile(part)).double().mean()
     return function
 
 
@@ -278,25 +290,31 @@ SLIPS = [
     ("guided_answer", twice(lambda c, u, s: u + s * c), "not by all of c"),
     ("guided_answer", twice(lambda c, u, s: c), "for the class alone"),
     ("guided_answer", twice(lambda c, u, s: u), "without a class, whatever s"),
-    ("guided_answer", twice(lambda c, u, s: u + s * (c - u), lambda labels, null: labels * 0), "not with zeros"),
+    ("guided_answer", twice(lambda c, u, s: u + s * (c - u), lambda labels, null: labels * 0),
+     "not with zeros"),
     ("recover_picture", lambda x, a, e: (x - (1 - a) * e) / a**0.5, "root over 1 - ᾱ is forgotten"),
     ("recover_picture", lambda x, a, e: (x - (1 - a) ** 0.5 * e) / a, "root over ᾱ is forgotten"),
     ("recover_picture", lambda x, a, e: (x - a**0.5 * e) / (1 - a) ** 0.5, "swapped"),
     ("recover_picture", lambda x, a, e: x - (1 - a) ** 0.5 * e, "divide by √ᾱ"),
     ("recover_picture", lambda x, a, e: x.sub_((1 - a) ** 0.5 * e), "divide by √ᾱ"),      # spoils its argument
     ("recover_picture", lambda x, a, e: ((1 - a) ** 0.5 * e - x) / a**0.5, "only the sign"),
-    ("recover_picture", lambda x, a, e: 0.9 * (x - (1 - a) ** 0.5 * e) / a**0.5, "0 of 3 questions; for ᾱ = 0.9 the answer is off"),
+    ("recover_picture", lambda x, a, e: 0.9 * (x - (1 - a) ** 0.5 * e) / a**0.5,
+     "0 of 3 questions; for ᾱ = 0.9 the answer is off"),
     ("recover_picture", lambda x, a, e: (x - (1 - a) * e) / a, "both roots"),
     ("recover_picture", lambda x, a, e: x / a**0.5 - (1 - a) ** 0.5 * e, "out of x_t alone"),
     ("recover_picture", lambda x, a, e: (x - (1 - a) ** 0.5 * e) * a**0.5, "multiplied by √ᾱ"),
     ("jump_between", lambda x, s, t, e: t**0.5 * x + (1 - t) ** 0.5 * e, "from the clean picture"),
     ("jump_between", lambda x, s, t, e: t / s * x + (1 - t / s) * e, "the roots are forgotten"),
-    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + (1 - t / s) * e, "noise's variance is forgotten"),
-    ("jump_between", lambda x, s, t, e: t / s * x + (1 - t / s) ** 0.5 * e, "factor on x_s is forgotten"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + (1 - t / s) * e,
+     "noise's variance is forgotten"),
+    ("jump_between", lambda x, s, t, e: t / s * x + (1 - t / s) ** 0.5 * e,
+     "factor on x_s is forgotten"),
     ("jump_between", lambda x, s, t, e: (s / t) ** 0.5 * x + (1 - s / t) ** 0.5 * e, "NaN"),
-    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + (1 - t) ** 0.5 * e, "some noise is in already"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + (1 - t) ** 0.5 * e,
+     "some noise is in already"),
     ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + (s - t) ** 0.5 * e, "not ᾱ_s - ᾱ_t"),
-    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + ((1 - t) ** 0.5 - (1 - s) ** 0.5) * e, "do not subtract"),
+    ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + ((1 - t) ** 0.5 - (1 - s) ** 0.5) * e,
+     "do not subtract"),
     ("jump_between", lambda x, s, t, e: (1 - t / s) ** 0.5 * x + (t / s) ** 0.5 * e, "swapped"),
     ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x + e, "added whole"),
     ("jump_between", lambda x, s, t, e: (t / s) ** 0.5 * x, "new noise is missing"),
@@ -307,7 +325,8 @@ SLIPS = [
     ("first_mostly_noise", lambda b: int((kept(b).sqrt() >= 0.5).sum()), "√ᾱ < 1/2"),
     ("first_mostly_noise", lambda b: kept(b)[0].item(), "is a float"),
     ("first_mostly_noise", lambda b: int((b.cumsum(0) > 0.5).int().argmax()), "are added up"),
-    ("first_mostly_noise", lambda b: int((b > 0.5).int().argmax()), "0 whatever the question|looks at the betas"),
+    ("first_mostly_noise", lambda b: int((b > 0.5).int().argmax()),
+     "one step's α"),
     ("straight_log_snr", line_slip(lambda a: a), "this is ᾱ"),
     ("straight_log_snr", line_slip(lambda a: 1 - a), "noise of all steps"),
     ("straight_log_snr", line_slip(lambda a: a / before(a)), "these are the alphas"),
@@ -315,11 +334,14 @@ SLIPS = [
     ("straight_log_snr", line_slip(lambda a: 1 - a / a.roll(1)), "last ᾱ"),
     ("straight_log_snr", line_slip(lambda a: 1 - before(a) / a), "upside down"),
     ("straight_log_snr", line_slip(lambda a: before(a) - a), "difference of neighbours"),
-    ("straight_log_snr", line_slip(lambda a: (1 - a / before(a)).float()), "torch.float32, which is too coarse"),
-    ("straight_log_snr", lambda T, first, last: line_slip(lambda a: 1 - a / before(a))(T, last, first), "wrong way"),
-    ("straight_log_snr", lambda T, first, last: line_slip(lambda a: 1 - a[1:] / a[:-1])(T + 1, first, last), "one step before t = 0"),
-    ("straight_log_snr", line_slip(lambda a: 1 - a / before(a), lambda line: 10**line), "power of ten"),
-    ("straight_log_snr", line_slip(lambda a: 1 - a / before(a), lambda line: (-line).exp()), "noise's part|wrong way"),
+    ("straight_log_snr", lambda T, first, last: line_slip(lambda a: 1 - a / before(a))(T, last, first),
+     "wrong way"),
+    ("straight_log_snr", lambda T, first, last: line_slip(lambda a: 1 - a[1:] / a[:-1])(T + 1, first, last),
+     "one step before t = 0"),
+    ("straight_log_snr", line_slip(lambda a: 1 - a / before(a), lambda line: 10**line),
+     "power of ten"),
+    ("straight_log_snr", line_slip(lambda a: 1 - a / before(a), lambda line: (-line).exp()),
+     "noise's part|wrong way"),
     ("pixels_seen", lambda layers: 1 + sum(w - 1 for w, _ in layers), "stride is not used"),
     ("pixels_seen", lambda layers: math.prod(w for w, _ in layers), "widths are multiplied"),
     ("pixels_seen", lambda layers: math.prod(s for _, s in layers), "one step on the last map"),
@@ -330,9 +352,11 @@ SLIPS = [
     ("multi_head", attend(scale=lambda c, d: 1), "is missing"),
     ("multi_head", attend(scale=lambda c, d: d**-0.5), "multiplied by"),
     ("multi_head", attend(over=2), "the pixels that ask"),
-    ("multi_head", attend(lambda x, heads: x.reshape(2, heads, 6, -1), join=lambda x: x.reshape(2, 6, -1)), "mixes pixels"),
+    ("multi_head", attend(lambda x, heads: x.reshape(2, heads, 6, -1), join=lambda x: x.reshape(2, 6, -1)),
+     "mixes pixels"),
     ("multi_head", attend(join=lambda x: x.reshape(2, 6, -1)), "wrong order"),
-    ("multi_head", attend(lambda x, heads: x.reshape(2, 6, heads, -1), join=lambda x: x.flatten(2)), "its own pixel"),
+    ("multi_head", attend(lambda x, heads: x.reshape(2, 6, heads, -1), join=lambda x: x.flatten(2)),
+     "its own pixel"),
     ("multi_head", lambda q, k, v, heads: v, "this is v"),
     ("multi_head", lambda q, k, v, heads: attend()(k, q, v, heads), "changed places"),
     ("multi_head", lambda q, k, v, heads: attend()(q, k, v, heads)[:, :5], "shape (2, 5, 8)"),
@@ -349,18 +373,32 @@ SLIPS = [
     ("ema_half_life", lambda a, w, h: (1 - 1 / h) * a + w / h, "1 - 1 / half_life"),
     ("ema_half_life", lambda a, w, h: (a + w) / 2, "at every step"),
     ("ema_half_life", lambda a, w, h: a.lerp_(w, 0.1) and None, "RuntimeError"),
-    ("ddim_step", ddim(guess_clip=False), "not clipped"),
-    ("ddim_step", ddim(guess_clip=False, result_clip=True), "the result is clipped; clip the guess"),
-    ("ddim_step", ddim(result_clip=True), "clipped too"),
-    ("ddim_step", ddim(fresh=True), "no dice"),
-    ("step_variance", lambda a, t: (1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1]), "noise on the last step"),
+    ("eta_sampler", eta(clip=False), "not clipped"),
+    ("eta_sampler", eta(late=True), "before it was clipped"),
+    ("eta_sampler", eta(room=False), "no room is made"),
+    ("eta_sampler", eta(power=2), "multiply by σ"),
+    ("eta_sampler", eta(at=1), "of where you are"),
+    ("eta_sampler", eta(own_dice=True), "no dice"),
+    ("eta_sampler", eta(spread=lambda now, later: (1 - now / later).sqrt()), "noise in the last step"),
+    ("eta_sampler", eta(spread=lambda now, later: ((1 - later) / (1 - now)).sqrt()), "σ lacks the factor √(1 - now"),
+    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars, 0, noises), "DDIM at any η"),
+    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars, 1, noises), "DDPM at any η"),
+    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars, e**0.5, noises), "η multiplies σ"),
+    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars[:-1], e, noises[:-1]), "last step, to ᾱ = 1"),
+    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars, e, noises[:1] * 3), "its own noise"),
+    ("step_variance", lambda a, t: (1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1]),
+     "noise on the last step"),
     ("step_variance", lambda a, t: 1 - a[t] / (a[t - 1] if t else 1), "this is beta_t"),
-    ("step_variance", lambda a, t: 0 if t == 0 else ((1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1])) ** 0.5, "standard deviation"),
-    ("step_variance", lambda a, t: (1 - a[t]) / (1 - (a[t - 1] if t else 1.0)) * 0.1, "there is NaN or infinity"),
+    ("step_variance", lambda a, t: 0 if t == 0 else ((1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1])) ** 0.5,
+     "standard deviation"),
+    ("step_variance", lambda a, t: (1 - a[t]) / (1 - (a[t - 1] if t else 1.0)) * 0.1,
+     "there is NaN or infinity"),
     ("step_variance", lambda a, t: 1 / t, "ZeroDivisionError"),
     ("power_above", lambda d, f: d[f + 1 :].sum() / d.sum(), "decibels are logarithms"),
-    ("power_above", lambda d, f: (10 ** (d[f:] / 10)).sum() / (10 ** (d / 10)).sum(), "start at limit + 1"),
-    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 20)).sum() / (10 ** (d / 20)).sum(), "for amplitudes"),
+    ("power_above", lambda d, f: (10 ** (d[f:] / 10)).sum() / (10 ** (d / 10)).sum(),
+     "start at limit + 1"),
+    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 20)).sum() / (10 ** (d / 20)).sum(),
+     "for amplitudes"),
     ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 10)).sum(), "divide by the power of all"),
     ("at_least_one", lambda p, n: p * n, "how many decent ones"),
     ("at_least_one", lambda p, n: (1 - p) ** n, "none is decent"),
@@ -368,8 +406,16 @@ SLIPS = [
     ("frechet_1d", lambda m, s, n, r: ((m - n) ** 2 + (s - r) ** 2) ** 0.5, "left squared"),
     ("frechet_1d", lambda m, s, n, r: (m - n) ** 2, "the deviations differ too"),
     ("frechet_1d", lambda m, s, n, r: (m - n) ** 2 + (s**2 - r**2) ** 2, "not the variances"),
-    ("precision", lambda x, real, radii: (torch.cdist(x, real) <= radii).all(dim=1).double().mean(), "any, not all"),
-    ("precision", lambda x, real, radii: (torch.cdist(x, real) <= radii).any(dim=0).double().mean(), "share of the balls"),
+    ("frechet_1d", lambda m, s, n, r: (m - n) ** 2 + (s + r) ** 2, "are added"),
+    ("frechet_1d", lambda m, s, n, r: abs(m - n) + (s - r) ** 2, "means is not squared"),
+    ("suspicious", detect(near=lambda x, y: torch.cdist(x, y).mean(dim=1)), "not the mean"),
+    ("suspicious", detect(part=0.99), "not 0.99"),
+    ("suspicious", detect(part=0.5), "not the median"),
+    ("suspicious", lambda *q: 1 - detect()(*q), "not suspicious"),
+    ("suspicious", lambda *q: detect()(*q) * len(q[0]), "asked for is the share"),
+    ("suspicious", lambda x, train, held: detect()(train, x, held), "off by|wrong way round"),
+    ("suspicious", lambda x, train, held: detect()(x, train, train), "its own nearest"),
+    ("suspicious", lambda x, train, held: detect()(x, train, x), "samples' own distances"),
 ]
 
 
@@ -380,7 +426,7 @@ def test_typical_slips_are_named(slip, capsys):
     assert line.startswith("Not yet: ") and any(words in line for words in piece.split("|")), line
 
 
-# -- make class --------------------------------------------------------------------------------------------------------
+# -- make class ------------------------------------------------------------------------------------
 
 def class_of(folder: Path, out: Path, capsys) -> tuple[int, str, str]:
     code = make_class.main([str(folder), str(out)])
@@ -396,10 +442,12 @@ def test_class_copies(tmp_path, capsys):
                             for who in ("student", "instructor"))
         assert teacher == whole
         assert any(map(make_class.is_solution, whole["cells"]))
-        assert "Solution</summary>" not in json.dumps([c["source"] for c in student["cells"]])
+        left = json.dumps([c["source"] for c in student["cells"]])
+        assert "Solution</summary>" not in left and "What we found</summary>" not in left
         stubs = [c for c in student["cells"] if make_class.is_stub(c)]
         assert len(stubs) >= 2 and all(c["outputs"] == [] and c["execution_count"] is None for c in stubs)
-        others = [c for c in whole["cells"] if not make_class.is_solution(c) and not make_class.is_stub(c)]
+        apart = (make_class.is_solution, make_class.is_account, make_class.is_stub)
+        others = [c for c in whole["cells"] if not any(kind(c) for kind in apart)]
         assert [c for c in student["cells"] if not make_class.is_stub(c)] == others
         assert student["metadata"] == whole["metadata"]
         for link in re.findall(r"\]\((\.\./figures/[^)]+)\)", json.dumps(student["cells"])):
@@ -446,8 +494,8 @@ def test_class_refuses_missing_and_broken_notebooks(tmp_path, capsys):
 
 def test_class_refuses_exercises_without_solution_and_dead_links(tmp_path, capsys):
     out, folder = tmp_path / "class", tmp_path / "notebooks"
-    small(folder, cell("code", 'x = 1\ncheck("ddim_step", f)', outputs=[], execution_count=2))
-    refused(folder, out, capsys, "ddim_step", "no solution")
+    small(folder, cell("code", 'x = 1\ncheck("step_variance", f)', outputs=[], execution_count=2))
+    refused(folder, out, capsys, "step_variance", "no solution")
     small(folder, cell("markdown", make_class.SOLUTION))
     refused(folder, out, capsys, "solution number 2")
     small(folder, cell("markdown", "![cats](../figures/none.png)"))

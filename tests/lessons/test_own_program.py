@@ -5,6 +5,7 @@ What it draws after its two minutes differs from machine to machine. So the clai
 output that is committed, with a wide margin; here it runs for a few steps only.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -172,3 +173,51 @@ def test_05_each_slip_leaves_its_trace() -> None:
     assert outside["right"] == 0 and outside["noise at the end"] > 1
     wrong = ("clipped too late", "noise at the end", "2 steps")
     assert min(left[how] for how in wrong) > left["right"]
+
+
+# -- what the text of 03 and 07 says of its numbers ------------------------------------------------
+
+
+def test_04_repeats_the_network_of_03_word_for_word() -> None:
+    def classes(notebook: str, identity: str) -> list[str]:
+        body = ast.parse(cell(notebook, identity).source).body
+        return [ast.unparse(node) for node in body if isinstance(node, ast.ClassDef)]
+
+    assert classes("03", "own-unet") == classes("04", "own-program")
+    assert len(classes("03", "own-unet")) == 2
+
+
+def test_03_sees_34_pixels_with_one_level_and_266_with_three() -> None:
+    wide = [numbers(line)[-1] for line in printed("03", "reach-03").splitlines()]
+    assert wide == [34, 266, 288]
+
+
+def test_03_misses_the_skips_where_there_is_a_picture_and_the_time_where_there_is_none() -> None:
+    rows = [numbers(line)[-3:] for line in printed("03", "cut-numbers-03").splitlines()[1:]]
+    whole, no_skips, muted, always_500 = rows
+    for i in (0, 1):
+        assert no_skips[i] == max(row[i] for row in rows) > 10 * whole[i]
+    assert no_skips[0] > 1 and always_500[2] == max(row[2] for row in rows) > 2 * no_skips[2]
+
+
+def test_07_compares_at_equal_numbers_and_copies_win_only_against_their_own() -> None:
+    lines = printed("07", "cell-10").splitlines()[1:]
+    (own, own_low, own_high, other, *_), real, _ = (numbers(line[24:]) for line in lines)
+    assert own_high < real[0] and own < real[0]
+    assert other < real[5] and real[4] < numbers(lines[0][24:])[5]  # intervals that overlap
+    again = [numbers(line)[-2] for line in printed("07", "cell-11").splitlines() if "nearest" in line]
+    assert len(again) == 3
+
+
+def test_07_tells_as_a_difference_only_what_separates() -> None:
+    rows = {line[:28].strip(): numbers(line[28:]) for line in printed("07", "cell-20").splitlines()[1:6]}
+    def separate(one: str, other: str, first: int) -> bool:
+        a, b = rows[one], rows[other]
+        return a[first + 2] < b[first + 1] or b[first + 2] < a[first + 1]
+
+    five, ten, twenty, fifty = (f"EMA, {n} evaluations" for n in (5, 10, 20, 50))
+    assert separate(five, ten, 0) and separate(five, ten, 3)
+    assert not separate(ten, twenty, 0) and separate(ten, twenty, 3)
+    assert not separate(twenty, fifty, 0) and separate(twenty, fifty, 3)
+    raw = "raw weights, 20 evaluations"
+    assert not separate(raw, twenty, 0) and not separate(raw, twenty, 3)
