@@ -174,6 +174,7 @@ class LossConfig(Settings):
     perceptual: float = weight(0.0)  # to be alike in the classifier's features
     adversarial: float = weight(0.0)  # to please the critic
     matching: float = weight(0.0)  # to be alike in what the critic's layers see
+    ripple: float = weight(0.0)  # to hold waves of two pixels where the picture does, not elsewhere
     critic_from: float = share(0.5)  # share of the run after which the critic plays
     critic_learning_rate: float = positive(5e-4)
     decoder_only: bool = switch(False)  # a second pass (with init): the latents stay what they are

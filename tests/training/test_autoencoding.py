@@ -25,7 +25,7 @@ from diffusion_lib import (
 )
 from diffusion_lib.__main__ import main
 from diffusion_lib.saving.checkpoint import newest_checkpoint
-from diffusion_lib.training.autoencoding import distances, multiscale_l1, windows
+from diffusion_lib.training.autoencoding import distances, multiscale_l1, ripples, windows
 from diffusion_lib.training.config import LossConfig
 
 AE = {
@@ -263,3 +263,15 @@ def test_a_run_from_before_a_setting_of_the_loss_was_there_goes_on(tmp_path, ref
     with refuses(ValueError, "another loss", "noise", "--allow-changes"):
         trainer(out=tmp_path, steps=2, loss=other).resume()
     assert trainer(out=tmp_path, steps=2, loss=other).resume(allow_changes=True).step == 2
+
+
+def test_ripples_are_the_waves_of_two_pixels_and_no_others():
+    x = torch.arange(32.0)
+    def wave(period):
+        return torch.cos(2 * torch.pi * x / period).expand(1, 1, 32, 32)
+    for period in (32, 16, 8, 4):
+        assert ripples(wave(period)).abs().max() < 0.13  # an eighth of a wave of 2
+    upright, level = ripples(wave(2)).abs().split(1, dim=1)
+    assert upright.min() > 0.999 and level.max() < 1e-3
+    upright, level = ripples(wave(2).mT).abs().split(1, dim=1)
+    assert level.min() > 0.999 and upright.max() < 1e-3
