@@ -78,10 +78,14 @@ def read(file: Path, marks: dict[str, str]) -> Tensor:
     return latents
 
 
-def fingerprint_of(autoencoder: Autoencoder) -> str:
-    """sha256 of an autoencoder's weights, as stored in float16 (so shipping keeps it)."""
+def fingerprint_of(autoencoder: Autoencoder, decoder: bool = False) -> str:
+    """sha256 of the weights that make latents, as stored in float16 (so shipping keeps it).
+
+    decoder: with those that paint pictures of them, which may learn on while latents stay.
+    """
     every = hashlib.sha256()
     for name, value in sorted(autoencoder.state_dict().items()):
-        every.update(name.encode())
-        every.update(value.detach().cpu().half().contiguous().numpy().tobytes())
+        if decoder or not name.startswith(("decoder.", "post_quant_conv.")):
+            every.update(name.encode())
+            every.update(value.detach().cpu().half().contiguous().numpy().tobytes())
     return every.hexdigest()

@@ -120,7 +120,8 @@ def its_autoencoder(told: dict, source: object) -> Autoencoder | None:
     except FileNotFoundError:
         raise ValueError(f"{source} draws latents of the autoencoder {told['name']}, which is not "
                          "there; put its run folder back in that place") from None
-    if found.source["sha256"] != told["sha256"]:
+    if told["sha256"] not in (  # all weights, as it was first written down
+            found.source["sha256"], fingerprint_of(found, decoder=True)):
         raise ValueError(f"{source} draws latents of another autoencoder than {told['name']} is "
                          "now (its weights differ); put back the one it was trained with")
     return found

@@ -25,6 +25,7 @@ from diffusion_lib import (
 )
 from diffusion_lib.__main__ import main
 from diffusion_lib.saving.checkpoint import newest_checkpoint
+from diffusion_lib.saving.latents import fingerprint_of
 from diffusion_lib.training.autoencoding import distances, multiscale_l1, ripples, windows
 from diffusion_lib.training.config import LossConfig
 
@@ -275,3 +276,14 @@ def test_ripples_are_the_waves_of_two_pixels_and_no_others():
     assert upright.min() > 0.999 and level.max() < 1e-3
     upright, level = ripples(wave(2).mT).abs().split(1, dim=1)
     assert level.min() > 0.999 and upright.max() < 1e-3
+
+
+def test_another_decoder_is_the_same_autoencoder_to_a_model_of_its_latents():
+    torch.manual_seed(0)
+    a, b = Autoencoder(**AE), Autoencoder(**AE)
+    b.load_state_dict(a.state_dict())
+    b.decoder.conv_out.bias.data += 1
+    assert fingerprint_of(a) == fingerprint_of(b)
+    assert fingerprint_of(a, decoder=True) != fingerprint_of(b, decoder=True)
+    b.latent_mean += 1
+    assert fingerprint_of(a) != fingerprint_of(b)
