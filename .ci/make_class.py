@@ -2,9 +2,9 @@
 [CLASS]`.
 
 class/student/ has the exercises without their solutions, without our accounts of investigations
-and without the checkers' outputs, class/instructor/ has all. class/figures/ holds the pictures that
-the notebooks link to, so `../figures/…` works from both. Nothing is written unless every notebook is whole; copies of the
-same name are overwritten.
+and without the checkers' outputs, class/instructor/ has all. class/figures/ holds the pictures
+that the notebooks link to, so `../figures/…` works from both. Nothing is written unless every
+notebook is whole; copies of the same name are overwritten.
 """
 
 import copy
