@@ -62,9 +62,9 @@ def photographs(folder: str, judge: nn.Module, only: int | None = None) -> Photo
 
 
 def mean_of(values: Tensor) -> list[float]:
-    """[mean, low, high] with two standard errors."""
+    """[mean, low, high] of what is never below 0, with two standard errors."""
     mean, error = float(values.mean()), 2 * float(values.std()) / len(values) ** 0.5
-    return short(mean, mean - error, mean + error)
+    return short(mean, max(mean - error, 0), mean + error)
 
 
 def short(*numbers: float | None) -> list[float | None]:
@@ -135,10 +135,10 @@ def draw(network: Any, diffusion: Any, n: int, steps: int) -> Tensor:
 
 
 def autoguidance(steps: int, n: int, model: Pretrained, device: torch.device) -> list[Row]:
-    """`cats32` alone and guided by the worse model that its card names, at equal evaluations."""
-    guide = model.info.get("guide")
-    if not guide:
-        return []
+    """`cats32` alone and guided away from another model, at equal evaluations: from the one that
+    its card names, else from `cifar10_32` asked for a cat, which saw fewer cats.
+    """
+    guide = model.info.get("guide") or {"name": "cifar10_32", "class": "cat", "scale": 2.0}
     other = load_model(guide["name"])
     worse = other.model.to(device)
     if other.model.num_classes:
