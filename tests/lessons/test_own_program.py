@@ -202,9 +202,9 @@ def test_03_misses_the_skips_where_there_is_a_picture_and_the_time_where_there_i
 
 def test_07_compares_at_equal_numbers_and_copies_win_only_against_their_own() -> None:
     lines = printed("07", "cell-10").splitlines()[1:]
-    (own, own_low, own_high, other, *_), real, _ = (numbers(line[24:]) for line in lines)
-    assert own_high < real[0] and own < real[0]
-    assert other < real[5] and real[4] < numbers(lines[0][24:])[5]  # intervals that overlap
+    copies, real, _ = (numbers(line[24:]) for line in lines)  # value, low, high; the same again
+    assert copies[2] < real[0]
+    assert copies[4] < real[5] and real[4] < copies[5]  # intervals that overlap
     near = [numbers(line.split(":")[1])[0] for line in printed("07", "cell-11").splitlines()]
     assert near[0] < 0.1 < 0.9 < min(near[1:])
 
