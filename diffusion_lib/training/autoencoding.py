@@ -142,14 +142,15 @@ def multiscale_l1(y: Tensor, x: Tensor, scales: int = 4) -> Tensor:
 
 
 def ripples(pictures: Tensor) -> Tensor:
-    """How strong waves of two pixels are, upright and level, in cells of 8 × 8 pixels:
-    (B, 2 C, H // 8, W // 8) of pictures (B, C, H, W). A decoder that unfolds 2 × 2 pixels, and
+    """How strong waves of two pixels are, upright, level and both at once (a chessboard), in cells
+    of 8 × 8 pixels: (B, 3 C, H // 8, W // 8) of pictures (B, C, H, W). A decoder that unfolds 2 × 2 pixels, and
     wants to please a critic, fills a picture with them; photographs hold next to none.
     """
     sign = 1.0 - 2.0 * (torch.arange(max(pictures.shape[-2:]), device=pictures.device) % 2)
     upright = pictures * sign[: pictures.shape[-1]]
     level = pictures * sign[: pictures.shape[-2], None]
-    return torch.cat([F.avg_pool2d(upright, 8), F.avg_pool2d(level, 8)], dim=1)
+    chessboard = upright * sign[: pictures.shape[-2], None]
+    return torch.cat([F.avg_pool2d(each, 8) for each in (upright, level, chessboard)], dim=1)
 
 
 def distances(a: list[Tensor], b: list[Tensor]) -> Tensor:
