@@ -22,13 +22,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion_lib import autoguided, guided, load_classifier, load_data, load_model, sample
-from diffusion_lib.core.samplers import timesteps_trailing
+from diffusion_lib.core.samplers import device_of, timesteps_trailing
 from diffusion_lib.data.sources import in_batches, to_float
 from diffusion_lib.measuring.metrics import frechet_distance, precision_recall, wilson
 from diffusion_lib.measuring.report import CAT, said
 from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS, Pretrained, register
-from diffusion_lib.training.device import pick_device
+from diffusion_lib.training.device import pick_device, probe_autocast
 
 TABLE = WEIGHTS / "tables/guidance.json"
 SCALES = (0, 1, 1.5, 2, 3, 5, 8)
@@ -130,8 +130,10 @@ def evaluations(row: Row, T: int) -> int:
 
 
 def draw(network: Any, diffusion: Any, n: int, steps: int) -> Tensor:
-    return sample(network, diffusion, n, sampler=SAMPLER, steps=steps, batch_size=50,
-                  progress=sys.stderr.isatty())
+    device = device_of(network)
+    with torch.autocast(device.type, torch.bfloat16, enabled=probe_autocast(device) == "bf16"):
+        return sample(network, diffusion, n, sampler=SAMPLER, steps=steps, batch_size=50,
+                      progress=sys.stderr.isatty())
 
 
 def autoguidance(steps: int, n: int, model: Pretrained, device: torch.device) -> list[Row]:

@@ -1,6 +1,7 @@
 """Guidance, a small thing around a model: ask for something, or away from a worse answer."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Guided:
     ) -> None:
         check_options(interval, rescale)
         self.model, self.labels, self.scale, self.null_label = model, labels, scale, null_label
-        self.options = {"interval": interval, "rescale": rescale, "apg": apg}
+        self.options: dict[str, Any] = {"interval": interval, "rescale": rescale, "apg": apg}
         self.worse, self.device = worse, device_of(model)
         self.prediction, self.autoencoder, self.in_channels, self.image_size = (
             getattr(model, name, None)

@@ -54,7 +54,7 @@ def jump_between(function: Callable) -> str:
         a = ratio(s, t)
         return a**picture * x + sign * (1 - a) ** noise * e
 
-    def rates(x: Tensor, s: Tensor, t: Tensor, e: Tensor, rate: Callable) -> Tensor:
+    def rates(rate: Callable, x: Tensor, s: Tensor, t: Tensor, e: Tensor) -> Tensor:
         return (t / s) ** 0.5 * x + rate(s, t) * e
 
     questions = {f"ᾱ from {s} to {t}": (*pictures(seed)[:1], bar(s), bar(t), pictures(seed)[1])
@@ -68,16 +68,16 @@ def jump_between(function: Callable) -> str:
         "the root over the factor on x_s is forgotten": {"picture": 1},
         "the ratio is upside down: ᾱ_t is the smaller one": {"ratio": lambda s, t: s / t},
         "the variance of the new noise is 1 - ᾱ_t / ᾱ_s, not 1 - ᾱ_t: some noise is in already":
-            lambda *q: rates(*q, lambda s, t: (1 - t) ** 0.5),
+            lambda *q: rates(lambda s, t: (1 - t) ** 0.5, *q),
         "the variance of the new noise is not ᾱ_s - ᾱ_t: x_s shrinks, and its noise with it":
-            lambda *q: rates(*q, lambda s, t: (s - t) ** 0.5),
+            lambda *q: rates(lambda s, t: (s - t) ** 0.5, *q),
         "noise rates do not subtract; variances would, had x_s not shrunk":
-            lambda *q: rates(*q, lambda s, t: (1 - t) ** 0.5 - (1 - s) ** 0.5),
+            lambda *q: rates(lambda s, t: (1 - t) ** 0.5 - (1 - s) ** 0.5, *q),
         "the two factors are swapped: the large one belongs to x_s":
             lambda x, s, t, e: right(e, s, t, x),
         "the noise is added whole; its factor is √(1 - ᾱ_t / ᾱ_s)":
-            lambda *q: rates(*q, lambda s, t: 1),
-        "the new noise is missing": lambda *q: rates(*q, lambda s, t: 0),
+            lambda *q: rates(lambda s, t: 1, *q),
+        "the new noise is missing": lambda *q: rates(lambda s, t: 0, *q),
         "the noise is taken away; this is the way forward: add it": {"sign": -1},
         "this is x_s, unchanged": lambda x, s, t, e: x,
     })

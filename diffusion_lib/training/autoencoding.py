@@ -143,8 +143,8 @@ def multiscale_l1(y: Tensor, x: Tensor, scales: int = 4) -> Tensor:
 
 def ripples(pictures: Tensor) -> Tensor:
     """How strong waves of two pixels are, upright, level and both at once (a chessboard), in cells
-    of 8 × 8 pixels: (B, 3 C, H // 8, W // 8) of pictures (B, C, H, W). A decoder that unfolds 2 × 2 pixels, and
-    wants to please a critic, fills a picture with them; photographs hold next to none.
+    of 8 × 8 pixels: (B, 3 C, H // 8, W // 8) of pictures (B, C, H, W). A decoder that unfolds 2 × 2
+    pixels, and wants to please a critic, fills a picture with them; photographs hold next to none.
     """
     sign = 1.0 - 2.0 * (torch.arange(max(pictures.shape[-2:]), device=pictures.device) % 2)
     upright = pictures * sign[: pictures.shape[-1]]
