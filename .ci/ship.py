@@ -4,8 +4,12 @@ register.
     python .ci/ship.py runs/cats32 cats32
     python .ci/ship.py runs/catfaces_autoencoder catfaces_autoencoder    before the models that
     python .ci/ship.py runs/catfaces128 catfaces128                      draw its latents
+    python .ci/ship.py runs/decoder catfaces_autoencoder --mix runs/catfaces_autoencoder 0.4
+
+--mix: four tenths of the weights before a second pass (Wortsman et al. 2022, "Model soups").
 """
 
+import argparse
 import dataclasses
 import json
 import platform
@@ -86,11 +90,24 @@ def ship(name: str, model: nn.Module, card: dict) -> Path:
 
 
 if __name__ == "__main__":
-    run, name = sys.argv[1:]
+    parser = argparse.ArgumentParser(usage="ship.py RUN NAME [--mix RUN SHARE]")
+    parser.add_argument("run")
+    parser.add_argument("name")
+    parser.add_argument("--mix", nargs=2, metavar=("RUN", "SHARE"))
+    a = parser.parse_args()
+    run, name = a.run, a.name
+    if a.mix and not pretrained.is_autoencoder(run):
+        parser.error("--mix is for autoencoders")
     if pretrained.is_autoencoder(run):
         model = pretrained.load_autoencoder(run)
+        if a.mix:
+            other, share = pretrained.load_autoencoder(a.mix[0]).state_dict(), float(a.mix[1])
+            for weight_name, weight in model.state_dict().items():
+                weight.lerp_(other[weight_name], share)
         state = read_state(newest_checkpoint(run))
         more = {"latents": {"mean": model.latent_mean.tolist(), "std": model.latent_std.tolist()}}
+        if a.mix:
+            more["mixed"] = {"with": a.mix[0], "share": float(a.mix[1])}
     else:
         model, diffusion, state = loaded = pretrained.load_model(run)
         more = {"diffusion": diffusion.state_dict()}
