@@ -170,7 +170,11 @@ def test_what_is_wrong_here_is_said_in_one_line(tiny, tmp_path, old, new, words)
 
 def test_an_old_python_reads_the_script_far_enough_to_say_so() -> None:
     tree = ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 6))
-    assert not any(isinstance(node, (ast.NamedExpr, ast.Match)) for node in ast.walk(tree))
+    for node in ast.walk(tree):
+        assert not isinstance(node, (ast.NamedExpr, ast.Match))
+        if isinstance(node, (ast.FunctionDef, ast.arg, ast.AnnAssign)):  # list[str], int | None
+            note = node.returns if isinstance(node, ast.FunctionDef) else node.annotation
+            assert not isinstance(note, (ast.Subscript, ast.BinOp)), f"line {note.lineno}"
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "eight", ""])
@@ -203,9 +207,9 @@ def test_without_a_browser_the_set_up_says_so_and_goes_on(tiny, tmp_path) -> Non
 
 
 @pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="needs bash")
-@pytest.mark.parametrize("mine", [False, True])
+@pytest.mark.parametrize("case", ["all well", "data of mine", "no zip", "a stage fails"])
 def test_ci_runs_without_and_with_data_and_leaves_none_but_touches_no_data_of_mine(
-        tmp_path, mine: bool) -> None:
+        tmp_path, case: str) -> None:
     """A `make` that only notes whether data/ was there, in a copy of the script's surroundings."""
     project, tools = tmp_path / "project", tmp_path / "tools"
     for folder in (project / ".ci", project / ".venv/bin", tools, tmp_path / "shared/data"):
@@ -213,21 +217,26 @@ def test_ci_runs_without_and_with_data_and_leaves_none_but_touches_no_data_of_mi
     shutil.copy(ROOT / ".ci/run", project / ".ci")
     (project / ".venv/bin/python").symlink_to(sys.executable)
     for tool in (tools / "make", tools / "chromium"):  # so that no browser is installed
-        tool.write_text('#!/bin/sh\necho "$@" $(ls data 2>/dev/null) >> notes\n')
+        fails = "[ ! -e data ]" if case == "a stage fails" else "true"
+        tool.write_text(f'#!/bin/sh\necho "$@" $(ls data 2>/dev/null) >> notes\n{fails}\n')
         tool.chmod(0o755)
     (tmp_path / "cats").mkdir()
-    shutil.make_archive(str(tmp_path / "shared/data/cats"), "zip", tmp_path, "cats")
-    if mine:
+    if case != "no zip":
+        shutil.make_archive(str(tmp_path / "shared/data/cats"), "zip", tmp_path, "cats")
+    if case == "data of mine":
         (project / "data").mkdir()
         (project / "data/mine").write_text("precious")
     environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["bash", str(project / ".ci/run")], cwd=tmp_path, capture_output=True,
                           text=True, env=environment)
-    if mine:
+    if case == "data of mine":
         assert done.returncode == 1 and "remove data/" in done.stderr
         assert (project / "data/mine").read_text() == "precious"
         assert not (project / "notes").exists()
-    else:
-        notes = (project / "notes").read_text().splitlines()
-        assert notes == ["test", "test-with-data cats", "test-browser"], done.stderr
-        assert not (project / "data").exists()
+        return
+    both = ["test", "test-with-data cats"]
+    stages = {"a stage fails": both, "no zip": ["test", "test-browser"]}
+    notes = (project / "notes").read_text().splitlines()
+    assert notes == stages.get(case, [*both, "test-browser"]), done.stderr
+    assert (done.returncode == 0) == (case != "a stage fails")
+    assert not (project / "data").exists()
