@@ -425,6 +425,14 @@ def test_notebook_file(path: Path, committed: dict[Path, NotebookNode]) -> None:
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_notebook_needs_a_folder_of_pictures(path: Path, committed) -> None:
+    """So `make test-with-data` need not run them all again."""
+    named = [cell.source for _, cell in code_cells(committed[path])
+             if re.search(r"folder:|[\"'/]data/", cell.source)]
+    assert named == []
+
+
 def test_all_notebooks_together_are_light() -> None:
     assert sum(path.stat().st_size for path in NOTEBOOKS) <= 8_000_000
 
