@@ -75,8 +75,6 @@ figures: setup
 		--columns 16 --scale 2 --grid figures/toycats32_grid.png
 	@$(VENV)/python -m diffusion_lib sample cats32 --n 32 --seed 0 --sampler dpm_solver_pp --steps 20 \
 		--columns 8 --scale 2 --grid figures/cats32_grid.png
-	@$(VENV)/python -m diffusion_lib sample cats32 --n 16 --seed 0 --sampler dpm_solver_pp --steps 30 \
-		--columns 4 --scale 2 --animation figures/cats32.webp
 
 references: setup
 	@$(VENV)/python .ci/make_references.py real

@@ -58,8 +58,8 @@ def start(root: Path) -> nbformat.NotebookNode:
     title, words = re.match(r"# (.+)\n", text), re.search(r"^\w.*(?:\n.+)*", text, re.M)
     if not title or not words:
         raise Problem("README.md must begin with a title (# …) and a paragraph; write them")
-    cats = "![Sixteen pictures turn from noise into small photographs of cats](figures/cats32.webp)"
-    picture = cats if (root / "figures" / "cats32.webp").is_file() else ""
+    cats = "![Eight pictures turn from noise into faces of cats](figures/catfaces128.webp)"
+    picture = cats if (root / "figures" / "catfaces128.webp").is_file() else ""
     cell = nbformat.v4.new_markdown_cell(f"{title[0]}\n{picture}\n\n{words[0]}")
     notebook = nbformat.v4.new_notebook(cells=[cell])
     notebook.metadata["page"] = {

@@ -78,7 +78,7 @@ def test_real_pages_are_offline_and_one_leads_to_the_next(site, notebooks):
     names, start = list(notebooks), read(site / "index.html")
     assert [a["href"] for a in start.select(".series a")] == names
     assert start.find("a", class_="begin")["href"] == names[0]
-    assert ("cats32.webp" in str(start)) == (ROOT / "figures/cats32.webp").is_file()
+    assert ("catfaces128.webp" in str(start)) == (ROOT / "figures/catfaces128.webp").is_file()
     for item, notebook in zip(start.select(".series li"), notebooks.values(), strict=True):
         question, time = (p.get_text() for p in item.find_all("p"))
         first = "".join(notebook["cells"][0]["source"])
