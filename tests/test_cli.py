@@ -190,7 +190,7 @@ def test_wrong_input_ends_in_one_line_and_code_2(config: Path, run: Path, tmp_pa
     assert "not a checkpoint" in fails(capsys, "sample", config.parent / "pictures", "--out",
                                        tmp_path / "d")
     assert "not a checkpoint" in fails(capsys, "sample", config, "--out", tmp_path / "d")
-    assert "0 or more, not -1" in fails(capsys, "sample", "toycats32", "--class", 0, "--guidance",
+    assert "0 or more, not -1" in fails(capsys, "sample", "cifar10_32", "--class", 0, "--guidance",
                                         -1, "--out", tmp_path / "d")
     assert "no classes" in fails(capsys, "sample", run, "--class", 0, "--steps", 2, "--out",
                                  tmp_path / "d")

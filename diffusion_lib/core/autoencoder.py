@@ -82,7 +82,8 @@ class Autoencoder(nn.Module):
         check_shape(pictures, (self.in_channels, self.image_size, self.image_size), "pictures")
         said = self.quant_conv(self.encoder(pictures)).float()
         mean, std = self.latent_mean, self.latent_std
-        if self.training and said.requires_grad:  # of this batch, so that the gradient knows them
+        learns = self.training and self.quant_conv.weight.requires_grad
+        if learns:  # of this batch, so that the gradient knows of them
             mean, std = said.mean((0, 2, 3)), said.std((0, 2, 3)) + 1e-4
             self.latent_mean.lerp_(mean.detach(), 0.01)
             self.latent_std.lerp_(std.detach(), 0.01)

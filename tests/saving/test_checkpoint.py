@@ -472,7 +472,7 @@ def test_what_really_ships_is_whole_and_has_a_full_card() -> None:
     files = {f"{name}.{ending}" for name in names for ending in ("json", "safetensors")}
     assert {path.name for path in pretrained.WEIGHTS.iterdir()} == {
         "register.json", "classifier.json", "classifier.safetensors", "references", "progress",
-        *files}
+        "tables", *files}
     for name in names:
         card = json.loads((pretrained.WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
         autoencoder = "latent_channels" in card["model"]
