@@ -68,6 +68,15 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
     return told
 
 
+def passes(run: Path) -> list[tuple[int, float]]:
+    """(pictures seen, seconds) of a run and of the runs that it went on from."""
+    state = read_state(newest_checkpoint(run))
+    seconds = float(list(CsvLog.read(run / "log.csv"))[-1]["seconds"])
+    before = Path((state.get("config") or {}).get("init") or "none")
+    own = [(state["step"] * state["train"]["batch_size"], seconds)]
+    return own + (passes(before) if (before / "log.csv").exists() else [])
+
+
 def ship(name: str, model: nn.Module, card: dict) -> Path:
     """Add a model to the shipped ones: float16 weights, a card (JSON), and its sha256 in the
     register.
@@ -106,6 +115,8 @@ if __name__ == "__main__":
                 weight.lerp_(other[weight_name], share)
         state = read_state(newest_checkpoint(run))
         more = {"latents": {"mean": model.latent_mean.tolist(), "std": model.latent_std.tolist()}}
+        seen, seconds = map(sum, zip(*passes(Path(run)), strict=True))
+        more |= {"images_seen": seen, "seconds": round(seconds)}
         if a.mix:
             more["mixed"] = {"with": a.mix[0], "share": float(a.mix[1])}
     else:
