@@ -212,7 +212,7 @@ def test_every_notebook_is_in_the_table_and_the_reverse() -> None:
         path.name for path in (ROOT / "notebooks").glob("*.ipynb")
     )
     for number, name, rest in rows:
-        assert name.startswith(f"{number}_") and len(rest.split("|")) == 4, name
+        assert name.startswith(f"{number}_") and len(rest.split("|")) == 3, name
 
 
 def test_numbers_are_filled_in() -> None:
