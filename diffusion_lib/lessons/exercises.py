@@ -307,7 +307,7 @@ def ema_half_life(function: Callable) -> str:
 
 @exercise
 def eta_sampler(function: Callable) -> str:
-    """From a guesser of x̂_0, x_T, rising ᾱ, η and noises to a picture: DDIM equations 12 and 16."""
+    """From a guesser of x̂_0, x_T, rising ᾱ, η, noises to a picture: DDIM equations 12, 16."""
     def guess(x: Tensor, a: Tensor) -> Tensor:
         return 1.5 * torch.tanh(x) + 0.1 * a.to(x.dtype)
 
