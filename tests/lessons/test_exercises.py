@@ -1,4 +1,6 @@
-"""Exercises: every stub gets a hint, every solution is content, bad answers of any kind end in one line; `make class`."""
+"""Exercises: every stub gets a hint, every solution is content, bad answers of any kind end in one
+line; `make class`.
+"""
 
 import ast
 import json
@@ -25,9 +27,11 @@ def exercises() -> list[tuple[str, str, str, str]]:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         for stub, after in zip(cells, cells[1:] + [None], strict=True):
             if make_class.is_stub(stub):
-                assert after and make_class.is_solution(after), f"{path.name}: no solution after an exercise"
+                solved = after and make_class.is_solution(after)
+                assert solved, f"{path.name}: no solution after an exercise"
                 solution = re.search(r"```python\n(.*?)```", make_class.source(after), re.DOTALL)[1]
-                found.append((path.name[:2], called(make_class.source(stub))[0], make_class.source(stub), solution))
+                source = make_class.source(stub)
+                found.append((path.name[:2], called(source)[0], source, solution))
     return found
 
 
@@ -39,7 +43,8 @@ def called(stub: str) -> tuple[str, str]:
 
 
 def imports(stub: str) -> str:
-    return "\n".join(ast.unparse(node) for node in ast.parse(stub).body if isinstance(node, ast.Import | ast.ImportFrom))
+    kinds = ast.Import | ast.ImportFrom
+    return "\n".join(ast.unparse(node) for node in ast.parse(stub).body if isinstance(node, kinds))
 
 
 def one_line(capsys, name: object, function: object) -> str:
@@ -59,7 +64,7 @@ NAMES = [f"{notebook}-{name}" for notebook, name, _, _ in EXERCISES]
 
 @pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06", "07", "08"])
 def test_two_or_three_exercises_in_each(notebook):
-    assert 2 <= sum(number == notebook for number, *_ in EXERCISES) <= 3  # and one without a checker
+    assert 2 <= sum(number == notebook for number, *_ in EXERCISES) <= 3  # one more has no checker
 
 
 def test_every_checker_is_used_by_one_exercise_and_the_reverse():
@@ -109,7 +114,9 @@ def chatty(*_):
 
 
 def like(make):
-    """A function that answers with a tensor of the shape of the first tensor that it gets (of (4,) if there is none)."""
+    """A function that answers with a tensor of the shape of the first tensor that it gets (of (4,)
+    if there is none).
+    """
     def function(*arguments):
         first = next((a for a in arguments if isinstance(a, torch.Tensor)), torch.zeros(4))
         return make(first.shape)
@@ -150,11 +157,15 @@ BAD_TENSORS = {
     "constant": (lambda shape: torch.full(shape, 0.123, dtype=torch.float64), "0.123, a constant"),
     "integers": (lambda shape: torch.arange(shape.numel()).reshape(shape), "torch.int64"),
     "truth values": (lambda shape: torch.ones(shape, dtype=torch.bool), "torch.bool"),
-    "half precision": (lambda shape: torch.rand(shape, generator=torch.Generator().manual_seed(1)).half(), "torch.float16"),
+    "half precision": (
+        lambda shape: torch.rand(shape, generator=torch.Generator().manual_seed(1)).half(),
+        "torch.float16"),
     "dice": (lambda shape: torch.rand(shape, dtype=torch.float64), "two answers"),
-    "needs a gradient": (lambda shape: torch.linspace(0, 9, shape.numel()).double().reshape(shape).requires_grad_(),
+    "needs a gradient": (
+        lambda shape: torch.linspace(0, 9, shape.numel()).double().reshape(shape).requires_grad_(),
                          ("off by", "range")),
-    "a parameter": (lambda shape: torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64)), "constant"),
+    "a parameter": (
+        lambda shape: torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64)), "constant"),
 }
 
 
@@ -179,7 +190,8 @@ def test_bad_tensors_end_in_a_hint(name, bad, capsys):
 
 @pytest.mark.parametrize("name", CHECKERS)
 def test_what_is_no_function_ends_in_a_hint(name, capsys):
-    for value, piece in ((None, "nothing (None)"), (5, "type int"), (torch.zeros(3), "type Tensor"), ("f", "type str")):
+    for value, piece in ((None, "nothing (None)"), (5, "type int"),
+                         (torch.zeros(3), "type Tensor"), ("f", "type str")):
         line = one_line(capsys, name, value)
         assert line.startswith("Not yet: ") and piece in line and "without brackets" in line
 
@@ -254,7 +266,8 @@ def line_slip(end, snr=torch.exp):
     return function
 
 
-def attend(split=lambda x, heads: x.unflatten(2, (heads, -1)).transpose(1, 2), over=3, scale=lambda c, d: d**0.5,
+def attend(split=lambda x, heads: x.unflatten(2, (heads, -1)).transpose(1, 2), over=3,
+           scale=lambda c, d: d**0.5,
            join=lambda x: x.transpose(1, 2).flatten(2)):
     def function(q, k, v, heads):
         c, (q, k, v) = q.shape[2], (split(x, heads) for x in (q, k, v))
@@ -296,7 +309,8 @@ SLIPS = [
     ("recover_picture", lambda x, a, e: (x - (1 - a) ** 0.5 * e) / a, "root over ᾱ is forgotten"),
     ("recover_picture", lambda x, a, e: (x - a**0.5 * e) / (1 - a) ** 0.5, "swapped"),
     ("recover_picture", lambda x, a, e: x - (1 - a) ** 0.5 * e, "divide by √ᾱ"),
-    ("recover_picture", lambda x, a, e: x.sub_((1 - a) ** 0.5 * e), "divide by √ᾱ"),      # spoils its argument
+    # spoils its argument
+    ("recover_picture", lambda x, a, e: x.sub_((1 - a) ** 0.5 * e), "divide by √ᾱ"),
     ("recover_picture", lambda x, a, e: ((1 - a) ** 0.5 * e - x) / a**0.5, "only the sign"),
     ("recover_picture", lambda x, a, e: 0.9 * (x - (1 - a) ** 0.5 * e) / a**0.5,
      "0 of 3 questions; for ᾱ = 0.9 the answer is off"),
@@ -334,9 +348,11 @@ SLIPS = [
     ("straight_log_snr", line_slip(lambda a: 1 - a / a.roll(1)), "last ᾱ"),
     ("straight_log_snr", line_slip(lambda a: 1 - before(a) / a), "upside down"),
     ("straight_log_snr", line_slip(lambda a: before(a) - a), "difference of neighbours"),
-    ("straight_log_snr", lambda T, first, last: line_slip(lambda a: 1 - a / before(a))(T, last, first),
+    ("straight_log_snr",
+     lambda T, first, last: line_slip(lambda a: 1 - a / before(a))(T, last, first),
      "wrong way"),
-    ("straight_log_snr", lambda T, first, last: line_slip(lambda a: 1 - a[1:] / a[:-1])(T + 1, first, last),
+    ("straight_log_snr",
+     lambda T, first, last: line_slip(lambda a: 1 - a[1:] / a[:-1])(T + 1, first, last),
      "one step before t = 0"),
     ("straight_log_snr", line_slip(lambda a: 1 - a / before(a), lambda line: 10**line),
      "power of ten"),
@@ -352,7 +368,8 @@ SLIPS = [
     ("multi_head", attend(scale=lambda c, d: 1), "is missing"),
     ("multi_head", attend(scale=lambda c, d: d**-0.5), "multiplied by"),
     ("multi_head", attend(over=2), "the pixels that ask"),
-    ("multi_head", attend(lambda x, heads: x.reshape(2, heads, 6, -1), join=lambda x: x.reshape(2, 6, -1)),
+    ("multi_head",
+     attend(lambda x, heads: x.reshape(2, heads, 6, -1), join=lambda x: x.reshape(2, 6, -1)),
      "mixes pixels"),
     ("multi_head", attend(join=lambda x: x.reshape(2, 6, -1)), "wrong order"),
     ("multi_head", attend(lambda x, heads: x.reshape(2, 6, heads, -1), join=lambda x: x.flatten(2)),
@@ -379,17 +396,27 @@ SLIPS = [
     ("eta_sampler", eta(power=2), "multiply by σ"),
     ("eta_sampler", eta(at=1), "of where you are"),
     ("eta_sampler", eta(own_dice=True), "no dice"),
-    ("eta_sampler", eta(spread=lambda now, later: (1 - now / later).sqrt()), "noise in the last step"),
-    ("eta_sampler", eta(spread=lambda now, later: ((1 - later) / (1 - now)).sqrt()), "σ lacks the factor √(1 - now"),
-    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars, 0, noises), "DDIM at any η"),
-    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars, 1, noises), "DDPM at any η"),
-    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars, e**0.5, noises), "η multiplies σ"),
-    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars[:-1], e, noises[:-1]), "last step, to ᾱ = 1"),
-    ("eta_sampler", lambda guess, x, bars, e, noises: eta()(guess, x, bars, e, noises[:1] * 3), "its own noise"),
+    ("eta_sampler",
+     eta(spread=lambda now, later: (1 - now / later).sqrt()), "noise in the last step"),
+    ("eta_sampler",
+     eta(spread=lambda now, later: ((1 - later) / (1 - now)).sqrt()),
+     "σ lacks the factor √(1 - now"),
+    ("eta_sampler",
+     lambda guess, x, bars, e, noises: eta()(guess, x, bars, 0, noises), "DDIM at any η"),
+    ("eta_sampler",
+     lambda guess, x, bars, e, noises: eta()(guess, x, bars, 1, noises), "DDPM at any η"),
+    ("eta_sampler",
+     lambda guess, x, bars, e, noises: eta()(guess, x, bars, e**0.5, noises), "η multiplies σ"),
+    ("eta_sampler",
+     lambda guess, x, bars, e, noises: eta()(guess, x, bars[:-1], e, noises[:-1]),
+     "last step, to ᾱ = 1"),
+    ("eta_sampler",
+     lambda guess, x, bars, e, noises: eta()(guess, x, bars, e, noises[:1] * 3), "its own noise"),
     ("step_variance", lambda a, t: (1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1]),
      "noise on the last step"),
     ("step_variance", lambda a, t: 1 - a[t] / (a[t - 1] if t else 1), "this is beta_t"),
-    ("step_variance", lambda a, t: 0 if t == 0 else ((1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1])) ** 0.5,
+    ("step_variance", lambda a, t: 0 if t == 0 else (
+        (1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1])) ** 0.5,
      "standard deviation"),
     ("step_variance", lambda a, t: (1 - a[t]) / (1 - (a[t - 1] if t else 1.0)) * 0.1,
      "there is NaN or infinity"),
@@ -438,20 +465,22 @@ def test_class_copies(tmp_path, capsys):
     assert (code, err) == (0, "") and out.count("\n") == 1
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         whole = json.loads(path.read_text(encoding="utf-8"))
-        student, teacher = (json.loads((tmp_path / "class" / who / path.name).read_text(encoding="utf-8"))
+        student, teacher = (json.loads((tmp_path / "class" / who / path.name).read_text("utf-8"))
                             for who in ("student", "instructor"))
         assert teacher == whole
         assert any(map(make_class.is_solution, whole["cells"]))
         left = json.dumps([c["source"] for c in student["cells"]])
         assert "Solution</summary>" not in left and "What we found</summary>" not in left
         stubs = [c for c in student["cells"] if make_class.is_stub(c)]
-        assert len(stubs) >= 2 and all(c["outputs"] == [] and c["execution_count"] is None for c in stubs)
+        assert len(stubs) >= 2
+        assert all(c["outputs"] == [] and c["execution_count"] is None for c in stubs)
         apart = (make_class.is_solution, make_class.is_account, make_class.is_stub)
         others = [c for c in whole["cells"] if not any(kind(c) for kind in apart)]
         assert [c for c in student["cells"] if not make_class.is_stub(c)] == others
         assert student["metadata"] == whole["metadata"]
         for link in re.findall(r"\]\((\.\./figures/[^)]+)\)", json.dumps(student["cells"])):
-            assert (tmp_path / "class" / "student" / link).is_file() and (tmp_path / "class" / "instructor" / link).is_file()
+            for who in ("student", "instructor"):
+                assert (tmp_path / "class" / who / link).is_file()
     assert list((tmp_path / "class" / "figures").iterdir()), "notebook 05 shows figures"
 
 
@@ -485,7 +514,8 @@ def test_class_refuses_missing_and_broken_notebooks(tmp_path, capsys):
     refused(folder, out, capsys, "notebook 02 is missing")
     (folder / "03_third.ipynb").unlink()
     whole = (folder / "01_small.ipynb").read_text(encoding="utf-8")
-    for broken in (whole[: len(whole) // 2], "", "[]", "{}", '{"cells": 3, "nbformat": 4}', whole.replace('"code"', '"coal"')):
+    for broken in (whole[: len(whole) // 2], "", "[]", "{}", '{"cells": 3, "nbformat": 4}',
+                   whole.replace('"code"', '"coal"')):
         (folder / "01_small.ipynb").write_text(broken, encoding="utf-8")
         refused(folder, out, capsys, "01_small.ipynb is no valid notebook")
     (folder / "01_small.ipynb").write_bytes(b"\xff\xfe\x00")
@@ -507,4 +537,5 @@ def test_class_refuses_exercises_without_solution_and_dead_links(tmp_path, capsy
 def test_class_says_where_it_cannot_write(tmp_path, capsys):
     (tmp_path / "class").write_text("a file, not a folder", encoding="utf-8")
     code, printed, err = class_of(small(tmp_path / "notebooks"), tmp_path / "class", capsys)
-    assert code == 2 and printed == "" and err.startswith("error: cannot write") and err.count("\n") == 1
+    assert code == 2 and printed == ""
+    assert err.startswith("error: cannot write") and err.count("\n") == 1
