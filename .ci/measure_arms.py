@@ -5,7 +5,8 @@ in weights/progress, both in diffusion_lib.
 
 Draws n consecutive seeds of each arm and compares them with photographs of their own kind by every
 measure, in two kinds of features. Next to them the same for 32 px samples enlarged to 128 px, and
-for as many photographs that no arm saw. Only numbers and grids of samples are kept, no photographs.
+for as many photographs that no arm saw, also upside down. Only numbers and grids of samples are
+kept, no photographs.
 """
 
 import argparse
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diffusion_lib import Reference, evaluate, load_classifier, load_data, load_model, sample
 from diffusion_lib.data.pictures import image_grid
 from diffusion_lib.data.sources import in_batches, to_uint8
-from diffusion_lib.measuring.metrics import Measure, power_spectrum
+from diffusion_lib.measuring.metrics import Measure, power_spectrum, wilson
 from diffusion_lib.measuring.report import CAT, class_share, real_pictures, said
 from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
@@ -37,6 +38,7 @@ ARMS = {  # arm -> the data it learnt from
     "whole128": "folder:data/cats128_more#train",
     "faces128": "folder:data/catfaces128#train",
 }
+OTHER_TARGET = "faces128_v"  # its grids only: trained with --diffusion.prediction v
 SHOWN = 8  # seeds in a grid
 MEASURES = {  # as `evaluate` names them -> as the table does
     "Fréchet distance": "frechet", "kernel distance": "kernel", "precision": "precision",
@@ -71,6 +73,12 @@ def told(measure: Measure) -> list[float | None]:
     return [None if x is None else float(f"{x:.4g}") for x in numbers]
 
 
+def surely(probabilities: Tensor, n: int) -> Measure:
+    """The share to which a classifier gives more than 0.7."""
+    share = (probabilities[:, CAT] > 0.7).double().mean().item()
+    return Measure("surely cat", share, *wilson(share, n), n)
+
+
 def row(pictures: Tensor, references: dict[str, Reference], judges: dict[str, nn.Module],
         n: int) -> dict:
     """Every measure of n pictures (uint8) against photographs of their kind."""
@@ -82,8 +90,10 @@ def row(pictures: Tensor, references: dict[str, Reference], judges: dict[str, nn
             elif m.name == "share with a cat's face" or m.name.startswith("power spectrum"):
                 found["face" if "face" in m.name else "spectrum_db"] = told(m)
     for name, judge in judges.items():
-        share, mean = class_share(said(judge, pictures[:n]), CAT, "cat", n=n)
+        probabilities = said(judge, pictures[:n])
+        share, mean = class_share(probabilities, CAT, "cat", n=n)
         found[f"called cat ({name})"], found[f"probability ({name})"] = told(share), told(mean)
+        found[f"surely ({name})"] = told(surely(probabilities, n))
     spectrum = power_spectrum(pictures[:n])
     return {"n": n, "size": pictures.shape[-1], "measures": found,
             "spectrum": [round(float(x), 2) for x in spectrum]}
@@ -137,10 +147,14 @@ def main() -> None:
             small = pictures
         if arm == "resized128":
             rows["enlarged"] = row(enlarged(small), references, judges, a.n)
-        rows[f"real_{arm}"] = row(held_out, references, judges, min(a.n, len(held_out)))
+        real = min(a.n, len(held_out))
+        rows[f"real_{arm}"] = row(held_out, references, judges, real)
+        if arm == "faces128":
+            rows["upside_down"] = row(held_out.flip(-2), references, judges, real)
         print(arm, rows[arm]["measures"], flush=True)
         with whole(TABLE) as path:
             path.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
+    moments(a.runs / f"arm_{OTHER_TARGET}", OTHER_TARGET)
 
 
 if __name__ == "__main__":
