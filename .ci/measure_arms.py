@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from measure_guidance import short
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,8 +70,7 @@ def photographs(arm: str) -> tuple[Tensor, Tensor]:
 
 def told(measure: Measure) -> list[float | None]:
     """[value, low, high, what photographs get]."""
-    numbers = (measure.value, measure.low, measure.high, measure.floor)
-    return [None if x is None else float(f"{x:.4g}") for x in numbers]
+    return short(measure.value, measure.low, measure.high, measure.floor)
 
 
 def surely(probabilities: Tensor, n: int) -> Measure:
