@@ -22,6 +22,10 @@ _EXPORTS = {
         "AttentionBlock", "Downsample", "ResBlock", "TimeEmbedding", "UNet", "UNetConfig",
         "Upsample",
     ),
+    "core.transformer": ("Attention", "Text", "TextAttentionBlock"),
+    "core.text": (
+        "TextConfig", "TextEncoder", "TextUNet", "Tokenizer", "words_of",
+    ),
     "core.autoencoder": ("Autoencoder", "AutoencoderConfig"),
     "core.samplers": (
         "SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "heun", "last_step", "sample",

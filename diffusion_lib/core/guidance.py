@@ -1,6 +1,7 @@
 """Guidance, a small thing around a model: ask for something, or away from a worse answer."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,41 +11,45 @@ from torch.nn import functional as F
 from .diffusion import GaussianDiffusion
 from .losses import Model, ask
 from .samplers import device_of
+from .transformer import Text
+
+Condition = Tensor | Text  # labels (B,) or (1,); captions, B rows or one
 
 
 # Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6, with s = 1 + w; with a worse
 # network in place of "no class": Karras et al. 2024, "Guiding a diffusion model with a bad version
-# of itself", equation 2
+# of itself", equation 2; with several conditions: Liu et al. 2022, "Compositional Visual Generation
+# with Composable Diffusion Models", equation 11
 class Guided:
     """A model pushed away from a worse answer: bad + s (good - bad). `guided` and `autoguided` make
     it.
 
     model, worse: who says the good answer and the bad one; without a worse model the bad answer is
-    model's own for null_label. labels: what is asked for, (B,) or (1,), or None. interval, rescale,
-    apg: see `guided`.
+    model's own for `nothing`. labels: what is asked for, a condition or None; also: more of them,
+    for bad + s Σ (good_i - bad). interval, rescale, apg: see `guided`.
     """
 
     def __init__(
-        self, model: Model, labels: Tensor | None, scale: float, null_label: int | None = None,
-        worse: Model | None = None, *, interval: tuple[int, int] | None = None,
+        self, model: Model, labels: Condition | None, scale: float,
+        nothing: Condition | None = None, worse: Model | None = None, *,
+        also: Sequence[Condition] = (), interval: tuple[int, int] | None = None,
         rescale: float = 0.0, apg: GaussianDiffusion | None = None,
     ) -> None:
         check_options(interval, rescale)
-        self.model, self.labels, self.scale, self.null_label = model, labels, scale, null_label
+        self.model, self.labels, self.scale, self.nothing = model, labels, scale, nothing
         self.options: dict[str, Any] = {"interval": interval, "rescale": rescale, "apg": apg}
-        self.worse, self.device = worse, device_of(model)
+        self.also, self.worse, self.device = list(also), worse, device_of(model)
         self.prediction, self.autoencoder, self.in_channels, self.image_size = (
             getattr(model, name, None)
             for name in ("prediction", "autoencoder", "in_channels", "image_size"))
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """The guided answer to x_t (B, C, H, W) at t (B,). Raises ValueError for another number of
-        labels.
+        labels or captions.
         """
         interval, rescale, apg = self.options.values()
-        wanted = None if self.labels is None else rows_of(self.labels, x_t)
         scale = self.scale if interval is None else scale_at(t, self.scale, interval)
-        good, bad = self.answers(x_t, t, wanted, scale)
+        good, bad = self.answers(x_t, t, scale)
         if bad is None:
             return good
         if apg is not None:
@@ -52,27 +57,33 @@ class Guided:
         return rescaled(mixed(good, bad, scale), good, rescale)
 
     def answers(
-        self, x_t: Tensor, t: Tensor, wanted: Tensor | None, scale: float | Tensor
+        self, x_t: Tensor, t: Tensor, scale: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """(good, bad), each (B, C, H, W); bad is None where one answer is all that is needed."""
+        """(good, bad), each (B, C, H, W); bad is None where one answer is all that is needed. With
+        several conditions good is bad + Σ (good_i - bad).
+        """
         plain = not self.options["rescale"] and self.options["apg"] is None
-        if isinstance(scale, (int, float)) and scale == 1:
-            return ask(self.model, x_t, t, wanted), None
-        if self.worse is not None:
-            return ask(self.model, x_t, t, wanted), self.worse(x_t, t)
-        nothing = torch.full_like(wanted, self.null_label)
+        wanted = [rows_of(each, x_t) for each in (self.labels, *self.also) if each is not None]
+        one = isinstance(scale, (int, float)) and len(wanted) < 2  # condition, scale for all
+        if one and scale == 1 or self.worse is not None:
+            good = ask(self.model, x_t, t, wanted[0] if wanted else None)
+            return good, None if one and scale == 1 else self.worse(x_t, t)
+        nothing = rows_of(self.nothing, x_t)
         if plain and isinstance(scale, (int, float)) and scale == 0:
             return self.model(x_t, t, nothing), None
-        both = self.model(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([wanted, nothing]))
-        return both.chunk(2)
+        times = len(wanted) + 1
+        *goods, bad = self.model(
+            x_t.repeat(times, 1, 1, 1), t.repeat(times), joined([*wanted, nothing])).chunk(times)
+        return sum(goods[1:], goods[0]) - (len(goods) - 1) * bad, bad
 
     def part(self, rows: slice) -> "Guided":
-        """The same for these rows of the labels, where there is one a picture: a batch of many
+        """The same for these rows of the conditions, where there is one a picture: a batch of many
         pictures.
         """
-        if self.labels is None or self.labels.numel() == 1:
-            return self
-        return Guided(self.model, self.labels[rows], self.scale, self.null_label, self.worse,
+        first, nothing, *also = (
+            each if each is None else rows_in(each, rows)
+            for each in (self.labels, self.nothing, *self.also))
+        return Guided(self.model, first, self.scale, nothing, self.worse, also=also,
                       **self.options)
 
 
@@ -114,26 +125,48 @@ def rescaled(answer: Tensor, good: Tensor, share: float) -> Tensor:
 
 
 def guided(
-    model: Model, labels: Tensor | int, scale: float, null_label: int | None = None, *,
-    interval: tuple[int, int] | None = None, rescale: float = 0.0,
-    apg: GaussianDiffusion | None = None,
+    model: Model, wanted: Any, scale: float, null_label: int | None = None, *,
+    also: Sequence[Any] = (), negative: Any = None, interval: tuple[int, int] | None = None,
+    rescale: float = 0.0, apg: GaussianDiffusion | None = None,
 ) -> Guided:
-    """A model that asks for `labels`: s = 0 is unconditional, 1 conditional, more exaggerates.
+    """A model that asks for what is wanted: s = 0 is unconditional, 1 conditional, more
+    exaggerates.
 
-    labels: one class for all pictures, or int64 (B,). null_label: the class that means "no class",
-    K (the number of classes) when left out. interval: (first, end), guided only where first ≤ t <
-    end; elsewhere the class is asked for plainly, s = 1, which is one evaluation, not two. rescale:
-    0 to 1, how far the answer is brought back to the standard deviation of the conditional one.
-    apg: the model's diffusion; the part of the push that is parallel to x̂_0 is then left out.
+    wanted: one class for all pictures, or int64 (B,); for a network that reads a text one caption
+    for all, a list of one a picture, or a Text. also: more of these, asked for at once: û = u + s
+    (c - u) + s (c' - u) …. negative: what to be guided away from, in place of "no class" or the
+    empty caption u. null_label: the class that means "no class", K (the number of classes) when
+    left out. interval: (first, end), guided only where first ≤ t < end; elsewhere what is wanted is
+    asked for plainly, s = 1, which is one evaluation, not two. rescale: 0 to 1, how far the answer
+    is brought back to the standard deviation of the conditional one. apg: the model's diffusion;
+    the part of the push that is parallel to x̂_0 is then left out.
 
-    Raises ValueError for a negative scale, for a label that the model does not have, for a model
-    whose labels were never dropped in training (s = 1 only), for an empty interval, a rescale
-    outside 0 … 1 and, once called, for another number of labels than pictures.
+    Raises ValueError for a negative scale, for a label or a word that the model does not have, for
+    a caption where the network reads none, for a model whose labels were never dropped in training
+    (s = 1 only), for an empty interval, a rescale outside 0 … 1 and, once called, for another
+    number of labels or captions than pictures.
     """
     null = getattr(model, "num_classes", None) if null_label is None else null_label
-    check_guidance(labels := torch.as_tensor(labels), scale, null)
+    conditions = [condition(model, each, scale, null) for each in (wanted, *also)]
+    if negative is None:
+        negative, null = ("" if hasattr(model, "read") else null), (null or 0) + 1
+    nothing = condition(model, negative, scale, null)
     check_dropped(model, scale)
-    return Guided(model, labels, scale, null, interval=interval, rescale=rescale, apg=apg)
+    return Guided(model, conditions[0], scale, nothing, also=conditions[1:], interval=interval,
+                  rescale=rescale, apg=apg)
+
+
+@torch.no_grad()
+def condition(model: Any, wanted: Any, scale: float, classes: int | None) -> Condition:
+    """A class or classes as labels int64 (B,) or (1,); captions as what the text encoder makes of
+    them. Raises ValueError for what the model cannot be asked for.
+    """
+    check_scale(scale, 0)
+    if hasattr(model, "read"):
+        return model.encode(wanted if isinstance(wanted, Text) else model.read(wanted))
+    check_no_text(wanted)
+    check_labels(labels := torch.as_tensor(wanted), classes)
+    return labels.to(torch.int64).reshape(-1)
 
 
 def autoguided(
@@ -146,7 +179,7 @@ def autoguided(
     same (ε, x_0 or v) in the same diffusion. interval: see `guided`. Raises ValueError for networks
     of two sizes, a scale below 1 and an empty interval.
     """
-    check_scale(scale)
+    check_scale(scale, 1)
     for name in ("in_channels", "image_size"):
         a, b = getattr(model, name, None), getattr(worse, name, None)
         if None not in (a, b) and a != b:
@@ -159,19 +192,49 @@ def autoguided(
     return Guided(base, labels, scale, worse=worse, interval=interval)
 
 
-def rows_of(labels: Tensor, x_t: Tensor) -> Tensor:
-    """Labels (B,). Raises ValueError where there is not one for all, or one a picture."""
-    if labels.numel() not in (1, len(x_t)):
-        raise ValueError(f"{labels.numel()} labels for {len(x_t)} pictures; "
+def rows_of(each: Condition, x_t: Tensor) -> Condition:
+    """Labels (B,) or a Text of B rows. Raises ValueError where there is not one for all, or one a
+    picture.
+    """
+    if isinstance(each, Text):
+        return each.expand(len(x_t))
+    if each.numel() not in (1, len(x_t)):
+        raise ValueError(f"{each.numel()} labels for {len(x_t)} pictures; "
                          "give one for all, or one a picture")
-    return labels.to(x_t.device, torch.int64).expand(len(x_t))
+    return each.to(x_t.device).expand(len(x_t))
 
 
-def check_scale(scale: float) -> None:
-    """Raises ValueError for a scale of autoguidance below 1, or not finite."""
-    if not (scale >= 1 and math.isfinite(scale)):
+def rows_in(each: Condition, rows: slice) -> Condition:
+    """These rows; one row for all pictures stays."""
+    if isinstance(each, Text):
+        return each if len(each.tokens) == 1 else Text(*(part[rows] for part in each))
+    return each if len(each) == 1 else each[rows]
+
+
+def joined(each: list[Condition]) -> Condition:
+    """One below the other."""
+    if isinstance(each[0], Text):
+        return Text(*(torch.cat(parts) for parts in zip(*each, strict=True)))
+    return torch.cat(each)
+
+
+def check_scale(scale: float, least: int) -> None:
+    """Raises ValueError for a scale that is too small (0, of autoguidance 1), or not finite."""
+    if scale >= least and math.isfinite(scale):
+        return
+    if least:
         raise ValueError(f"the scale of autoguidance must be 1 or more, not {scale}; 1 is the "
                          "model alone, 2 is usual")
+    raise ValueError(f"guidance scale must be 0 or more, not {scale}; "
+                     "0 ignores the class, 1 asks for it, 2 to 5 insists")
+
+
+def check_no_text(wanted: Any) -> None:
+    """Raises ValueError for a caption, of a network that reads none."""
+    first = wanted[0] if isinstance(wanted, list) and wanted else wanted
+    if isinstance(first, (str, Text)):
+        raise ValueError("this network reads no text, so it cannot be asked for a caption; give a "
+                         "class, or train one that reads: --config toytext32")
 
 
 def check_options(interval: tuple[int, int] | None, rescale: float) -> None:
@@ -198,12 +261,9 @@ def check_dropped(model: Model, scale: float) -> None:
                          "it with --train.label_drop 0.1")
 
 
-def check_guidance(labels: Tensor, scale: float, null_label: int | None) -> None:
-    """Raises ValueError for a scale or for labels that a model cannot be asked for."""
-    if not (scale >= 0 and math.isfinite(scale)):
-        raise ValueError(f"guidance scale must be 0 or more, not {scale}; "
-                         "0 ignores the class, 1 asks for it, 2 to 5 insists")
-    if null_label is None:
+def check_labels(labels: Tensor, classes: int | None) -> None:
+    """Raises ValueError for labels that a model cannot be asked for."""
+    if classes is None:
         raise ValueError(
             "the model knows no classes (num_classes=None), so it cannot be guided; "
             "sample it as it is"
@@ -217,7 +277,7 @@ def check_guidance(labels: Tensor, scale: float, null_label: int | None) -> None
         raise ValueError(
             f"labels must be one class number, or one a picture, shape (B,), not {labels.tolist()}"
         )
-    if int(labels.min()) < 0 or int(labels.max()) >= null_label:
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(
-            f"class labels must lie in 0 … {null_label - 1}, not {labels.flatten().tolist()[:5]}"
+            f"class labels must lie in 0 … {classes - 1}, not {labels.flatten().tolist()[:5]}"
         )

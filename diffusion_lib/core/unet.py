@@ -3,7 +3,8 @@
 A picture goes down through a few levels, each half as wide as the one before, and comes up again
 through as many; what each block made on the way down is kept and handed to the block on the same
 level on the way up. Every residual block is told the time. Names of modules follow
-`diffusers.UNet2DModel`, so that both have the same `state_dict` (see saving/diffusers_format.py).
+`diffusers.UNet2DModel`, so that both have the same `state_dict` (see saving/diffusers_format.py);
+where pixels also look at a text, those of `diffusers.UNet2DConditionModel`.
 Trailing comments give shapes: B pictures, C channels, H rows, W columns, E = 4 * channels.
 """
 
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .transformer import Text, TextAttentionBlock
 
 
 class TimeEmbedding(nn.Module):
@@ -92,6 +95,13 @@ class AttentionBlock(nn.Module):
         return x + mixed.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C, H, W)
 
 
+class NoAttention(nn.Identity):
+    """Stands where a level has no attention, with a text or without one."""
+
+    def forward(self, x: Tensor, *text: Text) -> Tensor:
+        return x
+
+
 class Downsample(nn.Module):
     """Half the height and width, by a convolution with stride 2."""
 
@@ -162,6 +172,8 @@ class UNetConfig:
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     downsample_padding: int = 1
+    # D numbers a word: attention then also looks at a text (core/text.py makes its states)
+    cross_attention_dim: int | None = None
     # numbers that tell how a training picture was augmented (data/augment.py); 0: never told
     augment_dim: int = 0
 
@@ -207,7 +219,9 @@ class UNet(nn.Module):
 
         def attend(width: int, yes: bool = True) -> nn.Module:
             heads = width // (c.attention_head_dim or width)
-            return AttentionBlock(width, heads, groups, c.norm_eps) if yes else nn.Identity()
+            if yes and c.cross_attention_dim:
+                return TextAttentionBlock(width, c.cross_attention_dim, heads, groups)
+            return AttentionBlock(width, heads, groups, c.norm_eps) if yes else NoAttention()
 
         self.conv_in = nn.Conv2d(c.in_channels * c.patch_size**2, c.channels, 3, padding=1)
         self.time_embedding = TimeEmbedding(c.channels, c.flip_sin_to_cos, c.freq_shift)
@@ -244,19 +258,24 @@ class UNet(nn.Module):
 
         self.conv_norm_out = nn.GroupNorm(groups, at, c.norm_eps)
         self.conv_out = zero(nn.Conv2d(at, c.out_channels * c.patch_size**2, 3, padding=1))
+        for block in self.modules():
+            if isinstance(block, TextAttentionBlock):
+                zero(block.proj_out)
 
     def forward(
-        self, x: Tensor, t: Tensor, condition: Tensor | None = None, augment: Tensor | None = None
+        self, x: Tensor, t: Tensor, condition: Tensor | Text | None = None,
+        augment: Tensor | None = None,
     ) -> Tensor:
         """Noisy pictures x (B, C, H, W), their timesteps t (B,) int64 in 0 ... T-1 -> (B, C_out, H,
         W), dtype of x.
 
         condition: labels (B,) int64 in 0 ... K with K = no label; None means no label for all.
-        augment (B, augment_dim); None means zeros. Raises ValueError for other shapes and dtypes,
-        and for labels out of range (on a CPU only: a GPU would have to wait).
+        With cross_attention_dim D: a Text of states (B, L, D), which must be given. augment (B,
+        augment_dim); None means zeros. Raises ValueError for other shapes and dtypes, and for
+        labels out of range (on a CPU only: a GPU would have to wait).
         """
         check_input(self, x, t, condition)
-        dtype = x.dtype
+        dtype, text = x.dtype, (condition,) if isinstance(condition, Text) else ()
         time = self.time_embedding(t)  # (B, E)
         if self.class_embedding is not None:
             labels = torch.full_like(t, self.num_classes) if condition is None else condition
@@ -269,18 +288,18 @@ class UNet(nn.Module):
         kept = [x]
         for level in self.down_blocks:
             for resnet, attention in zip(level.resnets, level.attentions, strict=True):
-                x = attention(resnet(x, time))
+                x = attention(resnet(x, time), *text)
                 kept.append(x)
             for downsample in level.downsamplers:
                 x = downsample(x)
                 kept.append(x)
 
-        x = self.mid_block.attentions[0](self.mid_block.resnets[0](x, time))
+        x = self.mid_block.attentions[0](self.mid_block.resnets[0](x, time), *text)
         x = self.mid_block.resnets[1](x, time)
 
         for level in self.up_blocks:
             for resnet, attention in zip(level.resnets, level.attentions, strict=True):
-                x = attention(resnet(torch.cat([x, kept.pop()], dim=1), time))
+                x = attention(resnet(torch.cat([x, kept.pop()], dim=1), time), *text)
             for upsample in level.upsamplers:
                 x = upsample(x)
 
@@ -349,11 +368,33 @@ def check_settings(c: UNetConfig) -> None:
             )
     if c.downsample_padding not in (0, 1):
         raise ValueError(f"downsample_padding is {c.downsample_padding}; it must be 0 or 1.")
+    if c.cross_attention_dim is not None and (c.cross_attention_dim < 1 or c.num_classes):
+        raise ValueError(f"cross_attention_dim is {c.cross_attention_dim}; it must be at least 1, "
+                         "and num_classes None: a network reads a text or knows classes.")
     if c.num_classes is not None and c.num_classes < 1:
         raise ValueError(f"num_classes is {c.num_classes}; use None for a network without labels.")
 
 
-def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
+def check_said(model: UNet, x: Tensor, said: Tensor | Text | None) -> None:
+    """Raises ValueError where a text is given to a network without, or lacks, or does not fit."""
+    dim = model.config.cross_attention_dim
+    if dim is None:
+        if isinstance(said, Text):
+            raise ValueError("a text was given but this network reads none: leave it out, or build "
+                             "it with cross_attention_dim.")
+        return
+    if not isinstance(said, Text):
+        raise ValueError("this network reads a text: give Text(states (B, L, "
+                         f"{dim}), mask (B, L)), as model.encode(model.read(captions)) does.")
+    tokens, mask = said
+    if tokens.ndim != 3 or tokens.shape[::2] != (len(x), dim) or mask.shape != tokens.shape[:2] \
+            or mask.dtype != torch.bool:
+        raise ValueError(f"the text has states {tuple(tokens.shape)} and a mask "
+                         f"{tuple(mask.shape)} of {mask.dtype}; this network takes ({len(x)}, L, "
+                         f"{dim}) and ({len(x)}, L) of torch.bool.")
+
+
+def check_input(model: UNet, x: Tensor, t: Tensor, said: Tensor | Text | None) -> None:
     """Raises ValueError, one line with the remedy, where pictures, times or labels are not what
     `model` takes.
     """
@@ -374,6 +415,8 @@ def check_input(model: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> Non
             f"pictures have shape {tuple(x.shape)}; this network takes (B, "
             f"{', '.join(map(str, want))})."
         )
+    check_said(model, x, said)
+    labels = None if isinstance(said, Text) else said
     for name, tensor in [("t", t)] + [("labels", labels)] * (labels is not None):
         if tensor.dtype != torch.int64 or tensor.shape != x.shape[:1]:
             raise ValueError(

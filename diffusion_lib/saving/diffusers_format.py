@@ -1,9 +1,9 @@
 """To and from diffusers: publish what you trained here, load here what others published.
 
-`UNet` and `diffusers.UNet2DModel` have the same weights under the same names, so nothing is
-converted: the settings are translated and the `state_dict` is copied. Settings that `UNet` does not
-have are refused by name, because a network built with a wrong one loads without complaint and draws
-something else. diffusers is imported only when needed.
+`UNet` and `diffusers.UNet2DModel` (with a text: `UNet2DConditionModel`) have the same weights under
+the same names, so nothing is converted: the settings are translated and the `state_dict` is copied.
+Settings that `UNet` does not have are refused by name, because a network built with a wrong one
+loads without complaint and draws something else. diffusers is imported only when needed.
 """
 
 import inspect
@@ -32,6 +32,8 @@ DERIVED_FIELDS = (
     "down_block_types", "up_block_types", "norm_num_groups", "num_class_embeds",
 )
 DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")  # attention: no, yes
+# the same where pixels look at a text
+DOWN_TEXT, UP_TEXT = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 EXTRA = "diffusion_lib.json"  # remembers the patch size, which diffusers' files have no place for
 
@@ -48,26 +50,33 @@ def _diffusers() -> Any:
 # -- the network -----------------------------------------------------------------------------------
 
 
-def to_diffusers_unet(model: UNet) -> "diffusers.UNet2DModel":
-    """The same network as a `diffusers.UNet2DModel` on the CPU, in eval mode, with a copy of the
-    weights.
+def to_diffusers_unet(model: UNet) -> "diffusers.UNet2DModel | diffusers.UNet2DConditionModel":
+    """The same network as a `diffusers.UNet2DModel`, or a `UNet2DConditionModel` if it reads a
+    text, on the CPU, in eval mode, with a copy of the weights.
 
     With patch size p it is the inner network: it takes `pixel_unshuffle(x, p)` and its answer wants
     `pixel_shuffle`. With K classes it has `num_class_embeds = K + 1`, and always wants
     `class_labels`; K is "no label".
     """
     c, folded = model.config, model.config.patch_size**2
-    unet = _diffusers().UNet2DModel(
+    kind, (down, up) = _diffusers().UNet2DModel, (DOWN, UP)
+    same = {field: getattr(c, field) for field in SAME_FIELDS}
+    if c.cross_attention_dim:  # what theirs calls attention_head_dim is a number of heads
+        kind, (down, up) = _diffusers().UNet2DConditionModel, (DOWN_TEXT, UP_TEXT)
+        heads = [width // (c.attention_head_dim or width) for width in c.widths]
+        same |= {"attention_head_dim": tuple(heads), "use_linear_projection": True,
+                 "cross_attention_dim": c.cross_attention_dim}
+    unet = kind(
         sample_size=c.image_size // c.patch_size,
         in_channels=c.in_channels * folded,
         out_channels=c.out_channels * folded,
         block_out_channels=tuple(c.widths),
         layers_per_block=c.blocks_per_level,
-        down_block_types=tuple(DOWN[bool(yes)] for yes in c.attention),
-        up_block_types=tuple(UP[bool(yes)] for yes in reversed(c.attention)),
+        down_block_types=tuple(down[bool(yes)] for yes in c.attention),
+        up_block_types=tuple(up[bool(yes)] for yes in reversed(c.attention)),
         norm_num_groups=model.conv_norm_out.num_groups,
         num_class_embeds=None if c.num_classes is None else c.num_classes + 1,
-        **{field: getattr(c, field) for field in SAME_FIELDS},
+        **same,
     )
     weights = model.state_dict()  # what told of augmentation adds nothing to a picture without it
     unet.load_state_dict({k: v for k, v in weights.items() if not k.startswith("augment_")})
