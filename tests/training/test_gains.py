@@ -55,7 +55,7 @@ def test_a_table_half_done_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
         return None, 0.1 * steps * (2 if variant == "muon" else 1)
 
     monkeypatch.setattr(measure_gains, "train", train)
-    monkeypatch.setattr(measure_gains, "judged", lambda names, network: {"whole": 1, "error": 0.5})
+    monkeypatch.setattr(measure_gains, "judged", lambda names, network: {"error": 0.5})
     out = tmp_path / "gains.json"
     measure_gains.main(["--seconds", "4", "--seeds", "1", "--out", str(out)])
     rows = json.loads(out.read_text())["rows"]
