@@ -48,6 +48,8 @@ _EXPORTS = {
         "from_diffusers_unet", "load_diffusers", "save_diffusers", "to_diffusers_autoencoder",
         "to_diffusers_unet",
     ),
+    "saving.stable_diffusion": ("save_pipeline", "to_pipeline"),
+    "saving.pipelines": ("load_pipeline", "process_of"),
     "training.config": ("TrainConfig", "read_config"),
     "training.callbacks": ("SampleGrid",),
     "training.trainer": ("Trainer",),

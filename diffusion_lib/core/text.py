@@ -31,6 +31,8 @@ class TextConfig:
     width: int = 64  # numbers a token
     layers: int = 2
     heads: int = 4
+    # padding is hidden from the picture's pixels; Stable Diffusion's see it, and learn to read it
+    mask_padding: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(self.words))  # JSON and YAML hand over lists
@@ -147,8 +149,9 @@ class TextUNet(nn.Module):
         """Captions as a condition: tokens (B, L) and their mask, where the network is. Raises as
         `Tokenizer`.
         """
-        return Text(*(part.to(self.unet.conv_in.weight.device)
-                      for part in self.tokenizer(captions)))
+        tokens, mask = self.tokenizer(captions)
+        device, hide = self.unet.conv_in.weight.device, self.config.text.mask_padding
+        return Text(tokens.to(device), (mask if hide else torch.ones_like(mask)).to(device))
 
     def encode(self, text: Text) -> Text:
         """Tokens to states (B, L, D), for a loop that asks the same thing many times."""
