@@ -185,16 +185,22 @@ def diffusion_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
     """(the Trainer of a diffusion model, in pixels or in latents, its classes in words)."""
     from .training.callbacks import SampleGrid
 
-    model = start(lib.UNet(**config.model.model_dump()), config, resume, lambda it: it.model)
+    model: Any = lib.UNet(**config.model.model_dump())
     autoencoder = lib.load_autoencoder(config.autoencoder) if config.autoencoder else None
     if autoencoder is None:
-        data = lib.load_data(config.data, model.image_size, channels=model.in_channels)
+        data = lib.load_data(config.data, model.image_size, channels=model.in_channels,
+                             exclude=config.exclude)
     else:
         check_latents(model, autoencoder)
-        data = lib.load_data(config.data, autoencoder.image_size, channels=autoencoder.in_channels)
+        data = lib.load_data(config.data, autoencoder.image_size, channels=autoencoder.in_channels,
+                             exclude=config.exclude)
         out.mkdir(parents=True, exist_ok=True)
         data = lib.encode_set(data, autoencoder, mirrored=config.train.flip,
                               file=out / "latents.safetensors", progress=sys.stderr.isatty())
+    if width := model.config.cross_attention_dim:
+        settings = {**config.text.model_dump(), "width": width}
+        model = lib.TextUNet(model.config, {"words": lib.words_of(data.captions), **settings})
+    model = start(model, config, resume, lambda it: it.model)
     names = class_names(data, model.num_classes)
     return lib.Trainer(
         model, config.diffusion.build(), data, config.train, out=out, autoencoder=autoencoder,

@@ -48,8 +48,11 @@ class Attention(nn.Module):
         q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, …, C / heads)
                    for y in (self.to_q(x), self.to_k(seen), self.to_v(seen)))
         mask = None if mask is None else mask[:, None, None]  # the same for all heads and pixels
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.to_out(mixed.transpose(1, 2).flatten(2))
+        return self.to_out(self.mixed(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(q kᵀ / √d) v, (B, heads, N, C / heads)."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 # Shazeer 2020, "GLU Variants Improve Transformer", equation 6

@@ -8,7 +8,7 @@ one uint8 tensor: no loader, no worker processes; a batch is an index. Flips and
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -35,6 +35,7 @@ class ImageData:
 
     images: uint8 (N, C, H, W). labels: int64 (N,), indices into `classes`, or None.
     name: the source. skipped: every file that was left aside, "file: reason".
+    captions: N texts, or none. attributes: int64 (N, 5), of drawn cats.
     """
 
     images: Tensor
@@ -42,12 +43,17 @@ class ImageData:
     classes: tuple[str, ...] = ()
     name: str = "images"
     skipped: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    attributes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def load_data(spec: str, size: int, root: str | Path = "data", channels: int = 3) -> ImageData:
+def load_data(
+    spec: str, size: int, root: str | Path = "data", channels: int = 3, *,
+    exclude: Sequence[Mapping[str, str]] = (),
+) -> ImageData:
     """Load the pictures that `spec` names, each `size` × `size` pixels, as uint8 in memory.
 
     spec:  "toycats", "toycats:5000"      drawn cats (10,000 unless a number is given)
@@ -58,6 +64,7 @@ def load_data(spec: str, size: int, root: str | Path = "data", channels: int = 3
                                           a hash of the file's name, or of its path below PATH where
                                           the name repeats
     root: where the two public sets lie, or are downloaded to. channels: 3 for colour, 1 for grey.
+    exclude: see ToyCats.
 
     Pictures are reduced with antialiasing so that the short side fits, then cropped to the centre.
     Colours become sRGB, 16-bit grey 0 … 65535 becomes 0 … 255, what is transparent becomes white.
@@ -71,17 +78,23 @@ def load_data(spec: str, size: int, root: str | Path = "data", channels: int = 3
         raise ValueError(f"size must be a whole number of pixels, at least 1, not {size!r}")
     if isinstance(channels, bool) or channels not in (1, 3):
         raise ValueError(f"channels must be 3 (colour) or 1 (grey), not {channels!r}")
-    data = _load(str(spec), size, Path(root))
+    if exclude and not str(spec).startswith("toycats"):
+        raise ValueError(f"exclude leaves drawn cats out, and {spec} are none; take it away")
+    data = _load(str(spec), size, Path(root), exclude)
     return data if channels == 3 else replace(data, images=_grey(data.images))
 
 
-def _load(spec: str, size: int, root: Path) -> ImageData:
+def _load(
+    spec: str, size: int, root: Path, exclude: Sequence[Mapping[str, str]] = ()
+) -> ImageData:
     kind, _, rest = spec.partition(":")
     if kind == "toycats":
         if rest and not (rest.isdecimal() and 1 <= int(rest) <= 10**7):
             raise ValueError(f"{spec} must give a whole number of pictures, as toycats:5000 does, "
                              "at most ten million")
-        return ImageData(ToyCats(size=size, n=int(rest or 10_000), seed=0).images, name=spec)
+        cats = ToyCats(size=size, n=int(rest or 10_000), seed=0, exclude=exclude)
+        return ImageData(cats.images, name=spec, captions=tuple(cats.captions),
+                         attributes=cats.attributes)
     if kind == "cifar10":
         return _cifar10(rest, size, root, spec)
     if kind == "oxford_cats" and not rest:

@@ -11,6 +11,7 @@ Seeds to numbers: SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom 
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from math import inf
 
 import numpy as np
@@ -223,19 +224,26 @@ def check_whole(name: str, value: int, low: float = -inf, high: float = inf) -> 
 
 
 def caption(attributes: Tensor | Sequence[int]) -> str:
-    """A row of labels in words: "a white cat with stripes, green eyes and round ears on blue"."""
-    words = [values[int(i)] for values, i in zip(ATTRIBUTES.values(), attributes, strict=True)]
-    fur, pattern, eyes, ears, background = words
-    marks = "" if pattern == "plain" else f"{pattern}, "
-    article = "an" if fur[0] in "aeiou" else "a"
-    return f"{article} {fur} cat with {marks}{eyes} eyes and {ears} ears on {background}"
+    """A row of labels in words: "a white cat with stripes, green eyes and round ears on blue".
+
+    A label of -1 is not spoken of: "a white cat with round ears". Nor is a plain coat.
+    """
+    fur, pattern, eyes, ears, background = (
+        values[int(i)] if i >= 0 else "" for values, i in
+        zip(ATTRIBUTES.values(), attributes, strict=True))
+    told = [pattern if pattern != "plain" else "", f"{eyes} eyes" if eyes else "",
+            f"{ears} ears" if ears else ""]
+    *first, last = [each for each in told if each] or [""]
+    having = f" with {', '.join(first)}{' and ' if first else ''}{last}" if last else ""
+    return f"a{' ' if fur else ''}{fur} cat{having}{' on ' if background else ''}{background}"
 
 
 class ToyCats:
     """`n` drawn cats out of an endless, seeded supply.
 
     size: 16 to 256 pixels. n: how many. seed: which; cat i of a seed is the same at any n and size.
-    exclude: {"fur": "white", "pattern": "stripes"}, say: no cat then has all of these at once.
+    exclude: {"fur": "white", "pattern": "stripes"}, say: no cat then has all of these at once; or a
+    list of such, none of which any cat then has.
     `images` uint8 (n, 3, size, size) is drawn when first used; `attributes` int64 (n, 5);
     `captions` n texts. Raises ValueError for n < 1, an impossible size, or an unknown exclude.
     """
@@ -243,10 +251,11 @@ class ToyCats:
     name = "toycats"
 
     def __init__(self, size: int = 32, n: int = 10_000, seed: int = 0,
-                 exclude: Mapping[str, str] | None = None) -> None:
+                 exclude: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None) -> None:
         self.size, n = check_whole("size", size, 16, 256), check_whole("n", n, 1)
         self.seed = seed = check_whole("seed", seed)
-        self.exclude = check_exclude(exclude or {})
+        given = [exclude] if isinstance(exclude, Mapping) else exclude or []
+        self.exclude = check_exclude([each for each in given if each])
         labels: list[Array] = []
         seeds: list[Array] = []
         start = 0
@@ -255,10 +264,10 @@ class ToyCats:
             number = np.arange(start, start + n, dtype=np.uint64) + first
             counts = [len(values) for values in ATTRIBUTES.values()]
             rows = (_uniform(~number, len(counts)) * counts).astype(np.int64)
-            hit = np.full(n, bool(self.exclude))
-            for column, (key, values) in enumerate(ATTRIBUTES.items()):
-                if key in self.exclude:
-                    hit &= rows[:, column] == values.index(self.exclude[key])
+            hit = np.zeros(n, dtype=bool)
+            for wanted in self.exclude:
+                hit |= np.all([rows[:, list(ATTRIBUTES).index(key)] == ATTRIBUTES[key].index(value)
+                               for key, value in wanted.items()], axis=0)
             labels, seeds, start = [*labels, rows[~hit]], [*seeds, number[~hit]], start + n
         self.attributes = torch.from_numpy(np.concatenate(labels)[:n])
         self.seeds = np.concatenate(seeds)[:n]
@@ -279,13 +288,20 @@ class ToyCats:
         return [caption(row) for row in self.attributes.tolist()]
 
 
-def check_exclude(exclude: Mapping[str, str]) -> dict[str, str]:
-    """The exclusion as a dictionary. Raises ValueError where it names no drawing."""
-    if not isinstance(exclude, Mapping):
-        raise ValueError("exclude is a dictionary such as {'fur': 'white', 'pattern': 'stripes'}, "
-                         f"not {exclude!r}")
-    for key, value in exclude.items():
-        if value not in ATTRIBUTES.get(key, ()):
-            known = ", ".join(ATTRIBUTES.get(key, ATTRIBUTES))
-            raise ValueError(f"cannot exclude {key}={value!r}: known are {known}")
-    return dict(exclude)
+def check_exclude(exclude: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The exclusions as dictionaries. Raises ValueError where one names no drawing, and where
+    together they leave none.
+    """
+    for each in exclude:
+        if not isinstance(each, Mapping):
+            raise ValueError("exclude is a dictionary such as {'fur': 'white', 'pattern': "
+                             f"'stripes'}}, or a list of them, not {exclude!r}")
+        for key, value in each.items():
+            if value not in ATTRIBUTES.get(key, ()):
+                known = ", ".join(ATTRIBUTES.get(key, ATTRIBUTES))
+                raise ValueError(f"cannot exclude {key}={value!r}: known are {known}")
+    for row in product(*ATTRIBUTES.values()):
+        cat = dict(zip(ATTRIBUTES, row, strict=True))
+        if not any(each.items() <= cat.items() for each in exclude):
+            return [dict(each) for each in exclude]
+    raise ValueError("these exclusions leave no cat to draw; take one away")

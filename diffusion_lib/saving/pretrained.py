@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..core.autoencoder import Autoencoder
 from ..core.cpu_kernels import quicken
 from ..core.diffusion import GaussianDiffusion
+from ..core.text import TextUNet
 from ..core.unet import UNet
 from .checkpoint import load_checkpoint, load_weights, newest_checkpoint, read_state
 from .diffusers_format import is_diffusers_folder, load_diffusers
@@ -153,19 +154,21 @@ def _rebuild(
     config: dict, diffusion: dict, weights: dict[str, Tensor], source: object, info: dict
 ) -> Pretrained:
     try:
-        model = UNet(**config)
+        model = TextUNet(**config) if "text" in config else UNet(**config)
     except TypeError as error:
         raise ValueError(f"{source} describes a network that this version cannot build ({error}); "
                          "update the library") from error
     load_weights(model, {key: value.float() for key, value in weights.items()}, source)
-    if model.num_classes is not None:  # whether it knows what "no class" is: guidance asks
+    # whether it knows what "no class" or no caption is: guidance asks
+    if model.num_classes is not None or isinstance(model, TextUNet):
         object.__setattr__(model, "label_drop", info.get("train", {}).get("label_drop"))
     autoencoder = its_autoencoder(info.get("autoencoder", {}), source)
     return _ready(model, GaussianDiffusion.from_state_dict(diffusion), info, autoencoder)
 
 
 def _ready(
-    model: UNet, diffusion: GaussianDiffusion, info: dict, autoencoder: Autoencoder | None = None
+    model: nn.Module, diffusion: GaussianDiffusion, info: dict,
+    autoencoder: Autoencoder | None = None,
 ) -> Pretrained:
     if autoencoder is not None:
         object.__setattr__(model, "autoencoder", autoencoder)  # beside it, no part of its weights

@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     flip: Tensor  # (B,) bool
     drop: Tensor  # (B,) bool, labels to forget
     moves: Tensor  # (B, 8), from which data/augment.py makes its changes
+    words: Tensor  # (B, 7), from which captions.py says what a caption leaves out
 
     def slices(self, rank: int, count: int, accumulate: int) -> Iterator["Batch"]:
         """The rows of process `rank` of `count`, in `accumulate` parts."""
@@ -64,8 +65,10 @@ class Batches:
         noise = torch.randn((b, *self.shape), generator=generator)
         flip, drop = torch.rand((2, b), generator=generator)
         moves = draw_moves(b, generator)
+        words = torch.rand((b, 7), generator=generator)
         index = self.balanced(step) if self.rows else self.shuffled(step)
-        return Batch(index, t, noise, flip < 0.5, drop < self.config.label_drop, moves)
+        return Batch(index, t, noise, flip < 0.5, drop < self.config.label_drop, moves,
+                     words)
 
     def shuffled(self, step: int) -> Tensor:
         """Rows (B,): every picture once an epoch, each epoch in a new order."""

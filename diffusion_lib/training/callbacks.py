@@ -31,6 +31,9 @@ class SampleGrid:
         assert diffusion is not None
         if getattr(model, "num_classes", None):
             model = guided(model, torch.arange(self.count) % model.num_classes, 1.0)
+        elif trainer.reads:  # the captions of as many pictures
+            texts = trainer.captions
+            model = guided(model, [texts[i % len(texts)] for i in range(self.count)], 1.0)
         steps = min(self.steps, diffusion.T)
         pictures = sample(model, diffusion, self.count, steps=steps, shape=shape,
                           autoencoder=trainer.autoencoder)

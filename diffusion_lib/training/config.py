@@ -16,6 +16,7 @@ from ..core.autoencoder import AutoencoderConfig
 from ..core.diffusion import GaussianDiffusion
 from ..core.losses import WEIGHTINGS
 from ..core.schedules import SCHEDULES, make_betas
+from ..core.text import TextConfig
 from ..core.unet import UNetConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -116,7 +117,10 @@ class TrainConfig(Settings):
     grad_clip: float = positive(1.0)  # largest norm of the gradient
     weighting: str = one_of("uniform", WEIGHTINGS)  # of the loss
     gamma: float = positive(5.0)  # of min_snr: no t counts more than one with this SNR
-    label_drop: float = share(0.1)  # share of labels replaced by "no class" (for guidance)
+    # share of labels replaced by "no class", of captions by the empty one (for guidance)
+    label_drop: float = share(0.1)
+    # share of drawn cats' captions that lose some of their attributes (training/captions.py)
+    attribute_drop: float = share(0.0)
     balanced: bool = switch(False)  # every class equally often, however many pictures it has
     flip: bool = switch(True)  # mirror every other picture
     augment: float = share(0.0)  # chance of each change of augment.py; needs model.augment_dim 5
@@ -161,6 +165,12 @@ ModelConfig: Any = create_model(
     "ModelConfig", __base__=Settings, __doc__="The network: the fields of UNetConfig.",
     **fields_of(UNetConfig),
 )
+_TEXT = fields_of(TextConfig)
+TextModelConfig: Any = create_model(
+    "TextModelConfig", __base__=Settings, __doc__="The text encoder: the fields of TextConfig that "
+    "the captions and the network do not decide.",
+    **{name: _TEXT[name] for name in ("length", "layers", "heads")},
+)
 AutoencoderModelConfig: Any = create_model(
     "AutoencoderModelConfig", __base__=Settings, __doc__="The fields of AutoencoderConfig.",
     **fields_of(AutoencoderConfig),
@@ -189,10 +199,14 @@ class RunConfig(Settings):
 
     kind: str = one_of("diffusion", ("diffusion",))
     data: str = Field("toycats", description=DATA)
+    exclude: tuple[dict[str, str], ...] = Field(
+        (), description="drawn cats to leave out, as [{fur: white, ears: folded}]")
     init: str = Field("", description=INIT)
     autoencoder: str = Field("", description="whose latents to train in: its name or run folder")
     diffusion: DiffusionConfig = Field(DiffusionConfig(), description="settings, as {T: 1000}")
     model: ModelConfig = Field(ModelConfig(), description="settings, as {channels: 64}")
+    text: TextModelConfig = Field(
+        TextModelConfig(), description="settings, as {layers: 2}; of a model.cross_attention_dim")
     train: TrainConfig = Field(TrainConfig(), description="settings, as {steps: 2000}")
 
 

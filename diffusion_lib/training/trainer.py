@@ -21,11 +21,13 @@ from ..core.cpu_kernels import quicken
 from ..core.diffusion import GaussianDiffusion
 from ..core.ema import EMA
 from ..core.losses import noise_prediction_loss
+from ..core.transformer import Text
 from ..data.augment import MOVES, augment
 from ..data.sources import check_fit, to_float
 from ..saving.checkpoint import load_checkpoint, load_weights, newest_checkpoint, save_checkpoint
 from ..saving.files import fingerprint
 from .batches import Batch, Batches
+from .captions import check_captions, told
 from .config import LossConfig, TrainConfig
 from .device import probe_autocast
 from .distributed import Ranks
@@ -70,6 +72,11 @@ class Trainer:
         images = data if isinstance(data, Tensor) else data.images
         labels: Any = None if isinstance(data, Tensor) else getattr(data, "labels", None)
         check_fit(images, labels, model)
+        self.captions: Sequence[str] = getattr(data, "captions", ())
+        self.attributes: Tensor | None = getattr(data, "attributes", None)
+        self.reads = hasattr(model, "read")
+        check_captions(self.captions, self.attributes, self.reads,
+                       config.attribute_drop if config else 0.0, len(images))
         self.ranks = Ranks(config.device)
         check_run(config, model, self.ranks.count)
         self.device = self.ranks.device
@@ -148,21 +155,29 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Tensor:
         """Losses (B,) of the pictures of a batch, or of a slice of it."""
-        x_0, network, labels = self.pictures(batch), self.network, None
+        x_0, network, wanted = self.pictures(batch), self.network, self.wanted(batch)
         diffusion: Any = self.diffusion
         if getattr(self.model, "augment_dim", 0):
             x_0, told = augment(x_0, batch.moves.to(self.device), self.config.augment)
             network = functools.partial(network, augment=told)
-        if self.labels is not None:
-            labels = self.labels[batch.index.to(self.device)]
-            labels = labels.masked_fill(batch.drop.to(self.device), self.model.num_classes)
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
             return noise_prediction_loss(
-                diffusion, network, x_0, batch.t, batch.noise.to(self.device), labels,
+                diffusion, network, x_0, batch.t, batch.noise.to(self.device), wanted,
                 weighting=self.config.weighting, gamma=self.config.gamma, reduction="none",
             )
+
+    def wanted(self, batch: Batch) -> Tensor | Text | None:
+        """What the network is told: labels (B,), or a Text of B captions; some are forgotten."""
+        model: Any = self.model
+        if self.reads:
+            return model.read(told(batch, self.captions, self.attributes,
+                                   self.config.attribute_drop))
+        if self.labels is None:
+            return None
+        labels = self.labels[batch.index.to(self.device)]
+        return labels.masked_fill(batch.drop.to(self.device), model.num_classes)
 
     def pictures(self, batch: Batch) -> Tensor:
         """(B, C, H, W), floats in [-1, 1], some of them mirrored; or latents, which are not: their
