@@ -169,7 +169,7 @@ _TEXT = fields_of(TextConfig)
 TextModelConfig: Any = create_model(
     "TextModelConfig", __base__=Settings, __doc__="The text encoder: the fields of TextConfig that "
     "the captions and the network do not decide.",
-    **{name: _TEXT[name] for name in ("length", "layers", "heads")},
+    **{name: _TEXT[name] for name in ("length", "layers", "heads", "mask_padding")},
 )
 AutoencoderModelConfig: Any = create_model(
     "AutoencoderModelConfig", __base__=Settings, __doc__="The fields of AutoencoderConfig.",
