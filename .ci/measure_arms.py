@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 import torch
-from measure_guidance import short
+from measure_guidance import draw, short
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib import Reference, evaluate, load_classifier, load_data, load_model, sample
+from diffusion_lib import Reference, evaluate, load_classifier, load_data, load_model
 from diffusion_lib.data.pictures import image_grid
 from diffusion_lib.data.sources import in_batches, to_uint8
 from diffusion_lib.measuring.metrics import Measure, power_spectrum, wilson
@@ -103,8 +103,7 @@ def drawn(run: Path, n: int) -> tuple[Tensor, float]:
     """(n consecutive seeds of a run, uint8; seconds)."""
     model, diffusion, _ = load_model(run)
     start = time.perf_counter()
-    pictures = sample(model, diffusion, n, sampler="dpm_solver_pp", steps=20, batch_size=50,
-                      progress=True)
+    pictures = draw(model, diffusion, n, steps=20)
     return to_uint8(pictures), time.perf_counter() - start
 
 
