@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,12 @@ def load_pipeline(
     check_room(folder, memory, half)
     import diffusers
 
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=torch.bfloat16 if half else torch.float32, local_files_only=True,
-        use_safetensors=True, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # recent ones call torch_dtype dtype
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, torch_dtype=torch.bfloat16 if half else torch.float32, local_files_only=True,
+            use_safetensors=True, safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
