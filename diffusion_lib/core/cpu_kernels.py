@@ -13,8 +13,8 @@ nine taps of a 3 × 3 kernel fall on four different pixels only. Their weights c
 beforehand: 4 products instead of 9, in half the time (128 channels, 16 to 32 pixels, a batch of 32:
 50 ms instead of 96, forward and backward), and the same answer but for rounding.
 
-**Attention to words in float32.** PyTorch's gradient of attention in bfloat16 is slow where heads are
-small: 69 ms against 10 in float32 (64 pictures, 4 heads of 16 numbers, 64 pixels).
+**Attention to words in float32.** PyTorch's gradient of attention in bfloat16 is slow where heads
+are small: 69 ms against 10 in float32 (64 pictures, 4 heads of 16 numbers, 64 pixels).
 
 `tests/benchmarks/throughput.py` measures whole steps.
 """

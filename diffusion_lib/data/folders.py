@@ -17,21 +17,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .captions import is_caption, read_captions
 from .decode import SUFFIXES, all_formats, decode, quiet, reason
 
 PARTS = ("train", "held_out")
 SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini")
-Loaded = tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...]]
+Loaded = tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 def load_folder(path: Path, size: int, part: str = "") -> Loaded:
-    """Images uint8 (N, 3, size, size), labels int64 (N,), class names, files left aside and why.
+    """Images uint8 (N, 3, size, size), labels int64 (N,), class names, files left aside and why,
+    and N captions or none (captions.py).
 
     part: "train", "held_out", or "" for all. Raises FileNotFoundError, or ValueError for a file and
     for a folder without a readable picture.
     """
     check_folder(path := Path(os.path.abspath(path)))  # "." has a name, too
     files, left = pictures_below(path)
+    left = {file: why for file, why in left.items() if not is_caption(file, path, files)}
+    captions = read_captions(path, files)
     where = f"below {shown(path)}"
     if not files:
         raise ValueError(f"no pictures {where}: it holds {summary(left) or 'no files'}; "
@@ -52,7 +56,8 @@ def load_folder(path: Path, size: int, part: str = "") -> Loaded:
     owners = {f: shown(f.parent.name) for f in everything if f not in unreadable}
     classes = tuple(sorted(set(owners.values())))  # the same ones in both parts
     labels = torch.tensor([classes.index(owners[f]) for f in files if f in owners])
-    return pictures, labels, classes, listed(left)
+    told = tuple(captions[f] for f in files if f in owners) if captions else ()
+    return pictures, labels, classes, listed(left), told
 
 
 def check_folder(path: Path) -> None:

@@ -62,7 +62,7 @@ def load_data(
            "folder:PATH"                  every picture below PATH; its folder's name is its class
            "folder:PATH#train"            four fifths of them, "folder:PATH#held_out" the others, by
                                           a hash of the file's name, or of its path below PATH where
-                                          the name repeats
+                                          the name repeats; with captions, see captions.py
     root: where the two public sets lie, or are downloaded to. channels: 3 for colour, 1 for grey.
     exclude: see ToyCats.
 
@@ -104,8 +104,9 @@ def _load(
         path, part = (path, part) if mark and part in PARTS else (rest, "")
         if not path:
             raise ValueError("folder: needs the path of a folder of pictures, as folder:data/cats")
-        images, labels, classes, skipped = load_folder(Path(os.path.expanduser(path)), size, part)
-        return ImageData(images, labels, classes, spec, skipped)
+        loaded = load_folder(Path(os.path.expanduser(path)), size, part)
+        images, labels, classes, skipped, captions = loaded
+        return ImageData(images, labels, classes, spec, skipped, captions)
     raise ValueError(f"unknown data source {spec!r}; choose one of {SOURCES}")
 
 

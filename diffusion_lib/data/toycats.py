@@ -254,7 +254,7 @@ class ToyCats:
                  exclude: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None) -> None:
         self.size, n = check_whole("size", size, 16, 256), check_whole("n", n, 1)
         self.seed = seed = check_whole("seed", seed)
-        given = [exclude] if isinstance(exclude, Mapping) else exclude or []
+        given = exclude or [] if isinstance(exclude, (list, tuple)) else [exclude or {}]
         self.exclude = check_exclude([each for each in given if each])
         labels: list[Array] = []
         seeds: list[Array] = []

@@ -38,9 +38,12 @@ def encode_set(
             with whole(file) as temporary:
                 save_file({"latents": latents}, temporary, metadata=marks)
     labels = data.labels
+    attributes, captions = data.attributes, data.captions * (1 + mirrored)
     if mirrored and labels is not None:
         labels = torch.cat([labels, labels])
-    return replace(data, images=latents, labels=labels)
+    if mirrored and attributes is not None:
+        attributes = torch.cat([attributes, attributes])
+    return replace(data, images=latents, labels=labels, captions=captions, attributes=attributes)
 
 
 def encode(images: Tensor, autoencoder: Autoencoder, mirrored: bool, progress: bool) -> Tensor:

@@ -75,8 +75,10 @@ class Trainer:
         self.captions: Sequence[str] = getattr(data, "captions", ())
         self.attributes: Tensor | None = getattr(data, "attributes", None)
         self.reads = hasattr(model, "read")
-        check_captions(self.captions, self.attributes, self.reads,
-                       config.attribute_drop if config else 0.0, len(images))
+        check_captions(self.captions, self.attributes, self.reads, config.attribute_drop,
+                       len(images))
+        if self.reads:  # each can be read: refused now, not after an hour
+            model.read(sorted(set(self.captions)))  # type: ignore[operator]
         self.ranks = Ranks(config.device)
         check_run(config, model, self.ranks.count)
         self.device = self.ranks.device
@@ -454,6 +456,9 @@ def plain_config(model: Any) -> dict:
 
 
 def _plain(value: object) -> object:
+    """As JSON holds it."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 

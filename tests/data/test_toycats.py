@@ -141,6 +141,16 @@ def test_exclude_withholds_the_combination_and_nothing_else() -> None:
     assert (rest.attributes[:, 1] == 1).any()
 
 
+def test_exclude_of_several_combinations() -> None:
+    both = [{"fur": "white", "ears": "folded"}, {"fur": "black", "pattern": "stripes"}]
+    every, rest = ToyCats(n=3000, seed=4), ToyCats(n=2500, seed=4, exclude=both)
+    fur, pattern, _, ears, _ = every.attributes.T
+    kept = ~((fur == 0) & (ears == 2)) & ~((fur == 1) & (pattern == 1))
+    assert 0.8 < kept.double().mean() < 0.95
+    assert torch.equal(rest.attributes, every.attributes[kept][:2500])
+    assert torch.equal(ToyCats(n=9, exclude=[]).attributes, ToyCats(n=9).attributes)
+
+
 def test_exclude_of_a_single_value() -> None:
     assert set(ToyCats(n=500, exclude={"ears": "folded"}).attributes[:, 3].tolist()) == {0, 1}
 
@@ -165,6 +175,8 @@ def test_reads_like_a_set() -> None:
     ({"exclude": {"fur": "red"}}, ("'red'", "white", "ginger")),
     ({"exclude": {"fur": 0}}, ("0", "white", "ginger")),
     ({"exclude": "white"}, ("'white'", "dictionary")),
+    ({"exclude": [{"fur": "red"}]}, ("'red'", "white", "ginger")),
+    ({"exclude": [{"eyes": each} for each in ("green", "blue", "amber")]}, ("no cat", "take one")),
 ])  # fmt: skip
 def test_refuses(refuses, arguments: dict, pieces: tuple[str, ...]) -> None:
     with refuses(ValueError, *pieces):

@@ -1,0 +1,67 @@
+"""Captions of own pictures: a table, or a text for each; what is missing, double or foreign is said
+in one line.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_lib.data.sources import load_data
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "more").mkdir()
+    for i, name in enumerate(("a.png", "b.png", "more/c.png")):
+        Image.fromarray(np.full((8, 8, 3), 100 + 40 * i, np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+TABLE = 'file,caption\nmore/c.png,a third  cat\n a.png,"a cat, first"\n\nb.png,a second cat\n'
+
+
+def load(folder, part=""):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # captions are no pictures that were left aside
+        return load_data(f"folder:{folder}{part}", 8)
+
+
+def test_a_table(folder):
+    assert load(folder).captions == ()
+    for encoding in ("utf-8", "utf-8-sig"):
+        (folder / "captions.csv").write_text(TABLE, encoding=encoding)
+        data = load(folder)
+        assert data.captions == ("a cat, first", "a second cat", "a third cat")
+        assert data.images[:, 0, 0, 0].tolist() == [100, 140, 180] and data.skipped == ()
+
+
+def test_a_text_for_each(folder):
+    for name, text in (("a", "one\ncat"), ("b", "two"), ("more/c", "dreì")):
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    assert load(folder).captions == ("one cat", "two", "dreì")
+
+
+def test_faults_are_one_line(folder, refuses):
+    table = folder / "captions.csv"
+    for text, *said in (
+        ("name,text\n", "file,caption", "first line"), ("", "file,caption"),
+        ("file,caption\na.png,a cat\n", "b.png", "no caption"),
+        (TABLE + "a.png,again\n", "second time", "'a.png'"),
+        (TABLE + "d.png,a cat\n", "'d.png'", "no such picture"),
+        ("file,caption\na.png,a cat, white\n", "3 columns", "quotes"),
+        (TABLE.replace("a second cat", " "), "b.png", "empty"),
+    ):
+        table.write_text(text, encoding="utf-8")
+        with refuses(ValueError, *said):
+            load(folder)
+    table.write_bytes("file,caption\na.png,ein Kätzchen\n".encode("latin-1"))
+    with refuses(ValueError, "captions.csv", "UTF-8"):
+        load(folder)
+    table.unlink()
+    (folder / "a.txt").write_text("a cat", encoding="utf-8")
+    with refuses(ValueError, "b.png", "no caption", "b.txt"):
+        load(folder)
+    with refuses(ValueError, "exclude", "drawn"):
+        load_data(f"folder:{folder}", 8, exclude=[{"fur": "white"}])
