@@ -79,6 +79,18 @@ def surely(probabilities: Tensor, n: int) -> Measure:
     return Measure("surely cat", share, *wilson(share, n), n)
 
 
+def opinions(pictures: Tensor, judges: dict[str, nn.Module],
+             n: int) -> dict[str, list[float | None]]:
+    """What each classifier says of the first n pictures."""
+    found = {}
+    for name, judge in judges.items():
+        probabilities = said(judge, pictures[:n])
+        share, mean = class_share(probabilities, CAT, "cat", n=n)
+        found[f"called cat ({name})"], found[f"probability ({name})"] = told(share), told(mean)
+        found[f"surely ({name})"] = told(surely(probabilities, n))
+    return found
+
+
 def row(pictures: Tensor, references: dict[str, Reference], judges: dict[str, nn.Module],
         n: int) -> dict:
     """Every measure of n pictures (uint8) against photographs of their kind."""
@@ -89,14 +101,18 @@ def row(pictures: Tensor, references: dict[str, Reference], judges: dict[str, nn
                 found[f"{MEASURES[m.name]} ({kind})"] = told(m)
             elif m.name == "share with a cat's face" or m.name.startswith("power spectrum"):
                 found["face" if "face" in m.name else "spectrum_db"] = told(m)
-    for name, judge in judges.items():
-        probabilities = said(judge, pictures[:n])
-        share, mean = class_share(probabilities, CAT, "cat", n=n)
-        found[f"called cat ({name})"], found[f"probability ({name})"] = told(share), told(mean)
-        found[f"surely ({name})"] = told(surely(probabilities, n))
+    found |= opinions(pictures, judges, n)
     spectrum = power_spectrum(pictures[:n])
     return {"n": n, "size": pictures.shape[-1], "measures": found,
             "spectrum": [round(float(x), 2) for x in spectrum]}
+
+
+def unseen(train: Tensor, judges: dict[str, nn.Module], n: int) -> dict[str, list[float | None]]:
+    """What a judge that saw other cats says of photographs that the arms learnt from: it never saw
+    these, but it was trained on the held-out ones.
+    """
+    some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:n]]
+    return opinions(some, {k: v for k, v in judges.items() if k == "other"}, n)
 
 
 def drawn(run: Path, n: int) -> tuple[Tensor, float]:
@@ -124,7 +140,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("runs", type=Path)
     parser.add_argument("--n", type=int, default=500)
-    parser.add_argument("--judge", help="path of a classifier that saw other cats")
+    parser.add_argument("--judge", help="path of a classifier that saw other cats: trained on "
+                        "the held-out ones (.ci/train_classifier.py)")
     a = parser.parse_args()
     TABLE.parent.mkdir(exist_ok=True)
     judges = {"shipped": load_classifier()}
@@ -148,6 +165,7 @@ def main() -> None:
             rows["enlarged"] = row(enlarged(small), references, judges, a.n)
         real = min(a.n, len(held_out))
         rows[f"real_{arm}"] = row(held_out, references, judges, real)
+        rows[f"real_{arm}"]["measures"] |= unseen(train, judges, a.n)
         if arm == "faces128":
             rows["upside_down"] = row(held_out.flip(-2), references, judges, real)
         print(arm, rows[arm]["measures"], flush=True)
