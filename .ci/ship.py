@@ -58,6 +58,8 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
                    f"torch {torch.__version__}",
         "weights": "the last average (EMA), stored in float16", "log": thinned,
     }
+    if left_out := (state.get("config") or {}).get("exclude"):
+        told["exclude"] = left_out
     if "diffusion" in state:
         told["schedule"] = "see diffusion.betas"
     if "loss" in state:

@@ -3,6 +3,7 @@
     python -m diffusion_lib train --config toycats32 [--data folder:PATH] [--steps N] [--out DIR]
                                   [--resume] [--PART.NAME VALUE …] [--print_config]
     python -m diffusion_lib sample CHECKPOINT --n 64 [--steps 50] [--out DIR] [--grid FILE.png]
+    python -m diffusion_lib sample toytext32 --prompt "a white cat on blue" --guidance 3 --out DIR
     python -m diffusion_lib evaluate CHECKPOINT --data folder:PATH [--n 1000] [--json FILE]
     python -m diffusion_lib export CHECKPOINT --to diffusers --out DIR [--class CAT]
 
@@ -31,9 +32,12 @@ CHECKPOINT = ("checkpoint", str, "run folder, a file in it, a diffusers folder, 
 CLASS = ("--class", str, "class to ask for, its name or number (class-conditional models)")
 DRAWING = (
     CHECKPOINT, CLASS,
+    ("--prompt", str, "caption to ask for (networks that read; toytext32)"),
+    ("--also", str, "a second caption to ask for at once: both pushes are added up"),
+    ("--negative-prompt", str, "caption to be guided away from, in place of none"),
     ("--seed", 0, "seed of the first picture; the others follow"),
     ("--spacing", 1.0, "above 1: timesteps closer together where little noise is left (try 1.5)"),
-    ("--guidance", float, "guidance scale: 0 ignores the class, 1 asks, more insists"),
+    ("--guidance", float, "guidance scale: 0 ignores class or prompt, 1 asks, more insists"),
     ("--guidance-interval", (int, "A", "B"), "guide only where A <= t < B (A included, B not; the "
      "code's t, from 0, nearly clean, to T-1, noise); elsewhere the class is asked for plainly"),
     ("--autoguidance", str, "a worse model to be guided away from (its guide's name; none: not)"),
@@ -343,6 +347,10 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     trained = lib.load_model(a.checkpoint)
     timesteps_trailing(trained.diffusion.T, a.steps, a.spacing)
     interval = interval_of(a, trained)
+    if says(a) or hasattr(trained.model, "read"):
+        check_prompt(a, trained)
+        trained.model.to(pick_device(a.device))
+        return trained, prompted(a, trained, interval)
     network, guide = trained.model.to(pick_device(a.device)), guide_of(a, trained)
     asked = getattr(a, "class")
     if guide:  # a class is asked of whichever knows classes
@@ -360,6 +368,53 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
         raise ValueError(f"--guidance {a.guidance} needs --class K or --autoguidance MODEL: "
                          "there is nothing else to be guided by")
     return trained, network
+
+
+def prompted(a: Namespace, trained: Any, interval: tuple[int, int] | None) -> Any:
+    """A network that is asked for a caption. To be evaluated with drawn cats, it is asked for
+    theirs, one a picture.
+    """
+    wanted = a.prompt
+    if wanted is None and getattr(a, "data", "").startswith("toycats"):
+        wanted = asked_cats(a, trained).captions
+    if wanted is None:
+        return trained.model
+    scale = 1.0 if a.guidance is None else a.guidance
+    also = [] if a.also is None else [a.also]
+    return lib.guided(trained.model, wanted, scale, also=also, negative=a.negative_prompt,
+                      interval=interval)
+
+
+def asked_cats(a: Namespace, trained: Any) -> Any:
+    """The `--n` drawn cats whose captions are asked for."""
+    from .measuring.prompts import prompts
+
+    config = trained.info.get("config") or {}
+    return prompts(a.n, trained.info.get("exclude") or config.get("exclude") or ())
+
+
+def says(a: Namespace) -> bool:
+    """Whether a caption is asked for, in any way."""
+    return any(each is not None for each in (a.prompt, a.also, a.negative_prompt))
+
+
+def check_prompt(a: Namespace, trained: Any) -> None:
+    """Raises ValueError for captions and scales that cannot be."""
+    if not hasattr(trained.model, "read"):
+        raise ValueError(f"{a.checkpoint} reads no text, so it takes no --prompt; "
+                         f"{'give --class' if trained.model.num_classes else 'leave it out'}, or "
+                         "use a model that reads: toytext32")
+    for flag, words in (("--prompt", a.prompt), ("--also", a.also)):
+        if words is not None and not words.strip():
+            raise ValueError(f"{flag} is empty; say what to draw, or leave it out")
+    if getattr(a, "class") is not None or a.autoguidance not in (None, "none"):
+        raise ValueError(f"{a.checkpoint} reads text and has no classes or guide: give --prompt "
+                         "and --guidance")
+    drawn = getattr(a, "data", "").startswith("toycats")
+    if a.prompt is None and not drawn and (says(a) or a.guidance not in (None, 1)):
+        raise ValueError("--also, --negative-prompt and --guidance need a --prompt")
+    if a.negative_prompt is not None and a.guidance in (None, 1) and a.also is None:
+        raise ValueError("--negative-prompt does nothing at --guidance 1; try --guidance 3")
 
 
 def guide_of(a: Namespace, trained: Any) -> dict | None:
@@ -380,9 +435,10 @@ def interval_of(a: Namespace, trained: Any) -> tuple[int, int] | None:
     if a.guidance_interval is None:
         return None
     first, end = a.guidance_interval
-    if guide_of(a, trained) is None and (getattr(a, "class") is None or a.guidance in (None, 1)):
-        raise ValueError("--guidance-interval needs --class K and --guidance S other than 1, or "
-                         "--autoguidance MODEL: there is nothing to be guided by")
+    asked = getattr(a, "class") is not None or a.prompt is not None
+    if guide_of(a, trained) is None and (not asked or a.guidance in (None, 1)):
+        raise ValueError("--guidance-interval needs --class K or --prompt TEXT and --guidance S "
+                         "other than 1, or --autoguidance MODEL: there is nothing to be guided by")
     if first >= trained.diffusion.T:
         raise ValueError(f"--guidance-interval {first} {end} is empty: the model has timesteps 0 "
                          f"to {trained.diffusion.T - 1}")
@@ -445,6 +501,9 @@ def evaluate(a: Namespace) -> None:
         return
     judge, wanted = lib.load_classifier(*filter(None, [a.judge])), CLASSES.index(a.called)
     trained, network = prepare(a)
+    if hasattr(trained.model, "read") and not says(a) and a.data.startswith("toycats"):
+        evaluate_prompts(a, trained, network)
+        return
     if a.data.startswith("reference:"):
         reference = lib.Reference.load(a.data.removeprefix("reference:"))
     else:
@@ -465,6 +524,18 @@ def evaluate(a: Namespace) -> None:
     print(f"{a.n} samples of {a.checkpoint}, seeds from {a.seed}, {a.sampler}, {a.steps} steps; "
           f"reference {reference.name}: {len(reference.train)} pictures, {len(reference.held_out)} "
           f"held out; features: {reference.features}")
+    print(*measures, sep="\n")
+
+
+def evaluate_prompts(a: Namespace, trained: Any, network: Any) -> None:
+    """Count how often drawn cats look as their captions asked."""
+    from .measuring.prompts import agreement
+
+    measures = agreement(draw(a, network, trained.diffusion), asked_cats(a, trained).attributes)
+    kept = ("checkpoint", "sampler", "steps", "spacing", "seed", "guidance", "guidance_interval")
+    write_json(a, {name: getattr(a, name) for name in kept}, measures)
+    print(f"{a.n} captions asked of {a.checkpoint}, one picture each, seeds from {a.seed}, "
+          f"{a.sampler}, {a.steps} steps, guidance {1.0 if a.guidance is None else a.guidance:g}")
     print(*measures, sep="\n")
 
 
@@ -500,12 +571,29 @@ def export(a: Namespace) -> None:
     check_folder(Path(a.out), "--out")
     trained = lib.load_model(a.checkpoint)
     label = class_number(getattr(a, "class"), trained, none=True)
+    if hasattr(trained.model, "read"):
+        export_reader(a, trained)
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         lib.save_diffusers(trained.model, trained.diffusion, a.out, label=label,
                            autoencoder=trained.autoencoder)
     for warning in caught:
         print(warning.message)
+    print(f"written to {a.out}")
+
+
+def export_reader(a: Namespace, trained: Any) -> None:
+    """Write a model that reads: a StableDiffusionPipeline if it draws latents, else its parts."""
+    from .saving.text_format import save_text_unet
+
+    model, diffusion, autoencoder = trained.model, trained.diffusion, trained.autoencoder
+    if autoencoder is not None:
+        lib.save_pipeline(model, diffusion, autoencoder, a.out)
+    else:
+        save_text_unet(model, diffusion, a.out)
+        print("diffusers has no pipeline for pixels from captions: unet, text_encoder, tokenizer "
+              "and scheduler were written")
     print(f"written to {a.out}")
 
 

@@ -85,7 +85,8 @@ def to_diffusers_unet(model: UNet) -> "diffusers.UNet2DModel | diffusers.UNet2DC
 
 
 def from_diffusers_unet(
-    unet: "diffusers.UNet2DModel", *, image_size: int | None = None, patch_size: int = 1
+    unet: "diffusers.UNet2DModel | diffusers.UNet2DConditionModel", *,
+    image_size: int | None = None, patch_size: int = 1,
 ) -> UNet:
     """The same network as a `UNet` on the CPU, in eval mode, with a copy of the weights.
 
@@ -95,8 +96,10 @@ def from_diffusers_unet(
     have.
     """
     c, folded = dict(unet.config), patch_size**2
-    check_fields(c, _defaults(type(unet)), folded)
     widths, classes = c["block_out_channels"], c["num_class_embeds"]
+    if reads := "cross_attention_dim" in c:
+        c["attention_head_dim"] = _channels_a_head(c)
+    check_fields(c, _defaults(type(unet)), folded)
     model = UNet(
         image_size=image_size or _size(c["sample_size"]) * patch_size,
         in_channels=c["in_channels"] // folded,
@@ -104,7 +107,8 @@ def from_diffusers_unet(
         channels=widths[0],
         channel_mults=[width // widths[0] for width in widths],
         blocks_per_level=c["layers_per_block"],
-        attention=[name == DOWN[1] for name in c["down_block_types"]],
+        attention=[name in (DOWN[1], DOWN_TEXT[1]) for name in c["down_block_types"]],
+        cross_attention_dim=c["cross_attention_dim"] if reads else None,
         num_classes=None if classes is None else classes - 1,
         patch_size=patch_size,
         norm_num_groups=c["norm_num_groups"],
@@ -149,6 +153,20 @@ def _doubled(weight: torch.Tensor) -> torch.Tensor:
     return torch.cat([weight, torch.zeros_like(weight)])
 
 
+def _channels_a_head(c: dict[str, Any]) -> int | None:
+    """Of a UNet2DConditionModel, whose attention_head_dim is a number of heads (a level, or of
+    all). Raises ValueError where levels differ: UNet has one number for all.
+    """
+    heads, widths = c["attention_head_dim"], c["block_out_channels"]
+    heads = [heads] * len(widths) if isinstance(heads, int) else list(heads)
+    dims = {width // number for width, number in zip(widths, heads, strict=True)}
+    if len(dims) > 1 and set(heads) != {1}:
+        raise ValueError(f"attention_head_dim = {c['attention_head_dim']!r} (heads a level) gives "
+                         f"levels of {tuple(widths)} channels heads of {sorted(dims)}; UNet has "
+                         "one size of head.")
+    return None if set(heads) == {1} else dims.pop()
+
+
 def _size(size: Any) -> int:
     if isinstance(size, (list, tuple)) and len(set(size)) == 1:
         size = size[0]
@@ -166,17 +184,21 @@ def _defaults(kind: Any) -> dict[str, Any]:
 
 def check_fields(c: dict[str, Any], defaults: dict[str, Any], folded: int) -> None:
     """Raises ValueError, by name, for a setting of UNet2DModel that `UNet` cannot have."""
+    down_known, up_known, read = DOWN, UP, ()
+    if "cross_attention_dim" in c:
+        down_known, up_known, read = DOWN_TEXT, UP_TEXT, ("cross_attention_dim",)
+        defaults = {**defaults, "use_linear_projection": True}
     for field, default in defaults.items():
-        if field not in SAME_FIELDS + DERIVED_FIELDS and c[field] != default:
+        if field not in (*SAME_FIELDS, *DERIVED_FIELDS, *read) and c[field] != default:
             raise ValueError(f"{field} = {c[field]!r} is not supported by UNet, which has only "
                              f"{default!r}.")
-    for field, known in (("down_block_types", DOWN), ("up_block_types", UP)):
+    for field, known in (("down_block_types", down_known), ("up_block_types", up_known)):
         for name in c[field]:
             if name not in known:
                 raise ValueError(f"{field} holds {name!r}, which UNet does not have; it has "
                                  f"{' and '.join(known)}.")
     down, up, widths = c["down_block_types"], c["up_block_types"], c["block_out_channels"]
-    if [name == UP[1] for name in reversed(up)] != [name == DOWN[1] for name in down]:
+    if [name == up_known[1] for name in reversed(up)] != [name == down_known[1] for name in down]:
         raise ValueError(f"up_block_types = {tuple(up)} is not supported: attention must mirror "
                          "down_block_types.")
     if any(width % widths[0] for width in widths):
@@ -376,13 +398,13 @@ def load_diffusers(folder: Path | str) -> tuple[UNet, GaussianDiffusion]:
     return from_diffusers_unet(unet, patch_size=extra.get("patch_size", 1)), diffusion
 
 
-def _read_unet(folder: Path) -> "diffusers.UNet2DModel":
-    kind, config = _diffusers().UNet2DModel, folder / "config.json"
+def _read_unet(folder: Path, name: str = "UNet2DModel") -> Any:
+    kind, config = getattr(_diffusers(), name), folder / "config.json"
     for field, value in _read_json(config).items():
         if field == "_class_name" and value != kind.__name__:
-            raise ValueError(f"{config} is a {value}; this library reads UNet2DModel.")
+            raise ValueError(f"{config} is a {value}; this library reads {kind.__name__}.")
         if not field.startswith("_") and field not in _defaults(kind):
-            raise ValueError(f"{config}: {field} = {value!r} is not a field of UNet2DModel.")
+            raise ValueError(f"{config}: {field} = {value!r} is not a field of {name}.")
     try:
         unet, info = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False,

@@ -17,6 +17,7 @@ from .checkpoint import load_checkpoint, load_weights, newest_checkpoint, read_s
 from .diffusers_format import is_diffusers_folder, load_diffusers
 from .files import sha256
 from .latents import fingerprint_of
+from .text_format import holds_text_unet, load_text_unet
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -49,6 +50,9 @@ def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
     if path.is_file():
         which = path.stem if path.suffix == ".safetensors" else which
         path = path.parent
+    if holds_text_unet(path):
+        network, diffusion = load_text_unet(path)
+        return _ready(network, diffusion, {"source": str(checkpoint)})
     if is_diffusers_folder(path):
         model, diffusion = load_diffusers(path)
         return _ready(model, diffusion, {"source": str(checkpoint)})
