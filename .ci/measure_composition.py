@@ -342,7 +342,7 @@ def counted(pictures: Tensor, labels: Tensor, columns: Sequence[int]) -> Row:
     row = {"n": len(pictures), "valid": int(seen.is_cat.sum()),
            **{NAMES[c]: int(hits[:, i].sum()) for i, c in enumerate(columns)},
            "words": int(hits.all(1).sum()), "right": int((hits.all(1) & seen.is_cat).sum())}
-    if len(labels.unique(dim=0)) > 1:
+    if len(labels[:, columns].unique(dim=0)) > 1:
         other = seen.attributes[:, columns] == labels.roll(1, 0)[:, columns]
         row["shuffled"] = int((other.all(1) & seen.is_cat).sum())
         row["pairs"] = by_pair(hits.all(1) & seen.is_cat, labels[:, columns], columns)
