@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from .losses import Model, ask
 from .samplers import device_of
 from .transformer import Text
 
-Condition = Tensor | Text  # labels (B,) or (1,); captions, B rows or one
+Condition: TypeAlias = Tensor | Text  # labels (B,) or (1,); captions, B rows or one
 
 
 # Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6, with s = 1 + w; with a worse
@@ -65,9 +65,10 @@ class Guided:
         plain = not self.options["rescale"] and self.options["apg"] is None
         wanted = [rows_of(each, x_t) for each in (self.labels, *self.also) if each is not None]
         one = isinstance(scale, (int, float)) and len(wanted) < 2  # condition, scale for all
-        if one and scale == 1 or self.worse is not None:
-            good = ask(self.model, x_t, t, wanted[0] if wanted else None)
-            return good, None if one and scale == 1 else self.worse(x_t, t)
+        if one and scale == 1:
+            return ask(self.model, x_t, t, wanted[0] if wanted else None), None
+        if self.worse is not None:
+            return ask(self.model, x_t, t, wanted[0] if wanted else None), self.worse(x_t, t)
         nothing = rows_of(self.nothing, x_t)
         if plain and isinstance(scale, (int, float)) and scale == 0:
             return self.model(x_t, t, nothing), None

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from math import inf
+from typing import Any
 
 import numpy as np
 import torch
@@ -254,7 +255,7 @@ class ToyCats:
                  exclude: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None) -> None:
         self.size, n = check_whole("size", size, 16, 256), check_whole("n", n, 1)
         self.seed = seed = check_whole("seed", seed)
-        given = exclude or [] if isinstance(exclude, (list, tuple)) else [exclude or {}]
+        given: Any = exclude or [] if isinstance(exclude, (list, tuple)) else [exclude or {}]
         self.exclude = check_exclude([each for each in given if each])
         labels: list[Array] = []
         seeds: list[Array] = []

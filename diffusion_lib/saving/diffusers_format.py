@@ -184,12 +184,12 @@ def _defaults(kind: Any) -> dict[str, Any]:
 
 def check_fields(c: dict[str, Any], defaults: dict[str, Any], folded: int) -> None:
     """Raises ValueError, by name, for a setting of UNet2DModel that `UNet` cannot have."""
-    down_known, up_known, read = DOWN, UP, ()
+    down_known, up_known, read = DOWN, UP, ""
     if "cross_attention_dim" in c:
-        down_known, up_known, read = DOWN_TEXT, UP_TEXT, ("cross_attention_dim",)
+        down_known, up_known, read = DOWN_TEXT, UP_TEXT, "cross_attention_dim"
         defaults = {**defaults, "use_linear_projection": True}
     for field, default in defaults.items():
-        if field not in (*SAME_FIELDS, *DERIVED_FIELDS, *read) and c[field] != default:
+        if field not in (*SAME_FIELDS, *DERIVED_FIELDS, read) and c[field] != default:
             raise ValueError(f"{field} = {c[field]!r} is not supported by UNet, which has only "
                              f"{default!r}.")
     for field, known in (("down_block_types", down_known), ("up_block_types", up_known)):

@@ -78,7 +78,7 @@ class Trainer:
         check_captions(self.captions, self.attributes, self.reads, config.attribute_drop,
                        len(images))
         if self.reads:  # each can be read: refused now, not after an hour
-            model.read(sorted(set(self.captions)))  # type: ignore[operator]
+            model.read(sorted(set(self.captions)))
         self.ranks = Ranks(config.device)
         check_run(config, model, self.ranks.count)
         self.device = self.ranks.device

@@ -9,11 +9,13 @@ from torch.nn import functional as F
 
 from diffusion_lib import UNet
 from diffusion_lib.core.cpu_kernels import (
+    QuickAttention,
     QuickGroupNorm,
     QuickUpsample,
     enlarge_and_convolve,
     quicken,
 )
+from diffusion_lib.core.transformer import Attention
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -49,6 +51,29 @@ def test_the_quick_gradient_is_the_one_that_runs():
         "GroupNormGradient"
         not in type(QuickGroupNorm(4, 16)(randn(2, 16, 4, 4).requires_grad_()).grad_fn).__name__
     )
+
+
+@pytest.mark.parametrize("dtype, digits", [
+    (torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 0.05)])
+def test_attention_to_words_equals_plain_attention(dtype, digits):
+    torch.manual_seed(0)
+    plain = Attention(16, 12, 4).to(dtype)
+    quick = quicken(copy.deepcopy(plain))
+    assert type(quick) is QuickAttention
+    mask, found = torch.arange(7) < torch.tensor([[3], [7]]), []
+    for module in (quick, plain):
+        x, seen = (randn(2, n, c, seed=c, dtype=dtype).requires_grad_()
+                   for n, c in ((5, 16), (7, 12)))
+        y = module(x, seen, mask)
+        y.backward(randn(*y.shape, seed=3, dtype=dtype))
+        found.append((y.detach(), x.grad, seen.grad, module.to_k.weight.grad))
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype and (a - b).abs().max() <= digits * b.abs().max().clamp(min=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        answers = [module.float()(randn(2, 5, 16), randn(2, 7, 12), mask)
+                   for module in (quick, plain)]
+    assert answers[0].dtype == answers[1].dtype == torch.bfloat16
+    assert (answers[0] - answers[1]).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("dtype, digits", [
