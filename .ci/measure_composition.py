@@ -61,6 +61,7 @@ class Arm(NamedTuple):
     told: str = "attributes"  # how a condition becomes a vector; see `way_to_tell`
     pictures: int = 4096
     shuffled: bool = False  # captions of other pictures
+    longer: int = 1  # so many times the steps
 
 
 def all_pairs(column: int) -> list[tuple[int, int]]:
@@ -74,6 +75,7 @@ ARMS = {
     "7_of_15": Arm(EARS, FOLDED, FEW),
     "stripes": Arm(PATTERN, STRIPES, frozenset({(WHITE, STRIPES)})),
     "patches": Arm(PATTERN, PATCHES, frozenset({(WHITE, PATCHES)})),
+    "stripes_longer": Arm(PATTERN, STRIPES, frozenset({(WHITE, STRIPES)}), longer=4),
     "combination": Arm(EARS, FOLDED, ONE, told="combination"),
     "7_of_15_more_pictures": Arm(EARS, FOLDED, FEW, pictures=16384),
     "14_of_15_fewer_pictures": Arm(EARS, FOLDED, ONE, pictures=1024),
@@ -442,9 +444,9 @@ def main() -> None:
     arms = [name for name in a.arms if a.sentences or ARMS[name].told != "sentence"]
     done = {(row["arm"], row["seed"], row["steps"]) for row in table["runs"]}
     for seed, name in product(range(a.seeds), arms):
-        if (name, seed, a.steps) in done:
+        if (name, seed, steps := a.steps * ARMS[name].longer) in done:
             continue
-        rows = run(name, seed, a.steps, a.n, a.sentences)
+        rows = run(name, seed, steps, a.n, a.sentences)
         table["runs"] += rows
         with whole(a.out) as path:
             path.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
