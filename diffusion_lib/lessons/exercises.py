@@ -539,3 +539,116 @@ def guided_answer(function: Callable) -> str:
             {"nothing": lambda labels, null: torch.zeros_like(labels)},
     })
     return "two questions, one line: the same for any network that knows what \"no class\" is."
+
+
+@exercise
+def scaling_factor(function: Callable) -> str:
+    """From latents (N, C, H, W) to the number that brings their spread to 1: 1 / std over all."""
+    def right(z: Tensor, spread=lambda z: z.std(), over=1.0) -> float:
+        return float(over / spread(z))
+
+    questions = {}
+    for seed, (size, apart) in enumerate(((5.5, 0.0), (0.2, 1.0), (9.0, 0.6))):
+        g = torch.Generator().manual_seed(seed)
+        means = apart * size * torch.tensor([-2.0, 0.5, 1.0, 3.0])[:, None, None]
+        sizes = size * torch.tensor([0.5, 1.0, 1.5, 2.0])[:, None, None]
+        questions[f"latents of spread about {size}"] = (
+            means + sizes * torch.randn(6, 4, 5, 3, generator=g),)
+    compare(function, questions, right, {
+        "this is the spread itself; multiply latents by one over it": lambda z: float(z.std()),
+        "this is one over the variance; the spread is its root": {"spread": lambda z: z.var()},
+        "a mean of the channels' spreads leaves out how far the channels' means lie apart":
+            {"spread": lambda z: z.std((0, 2, 3)).mean()},
+        "a root mean square of the channels' spreads leaves out how far their means lie apart":
+            {"spread": lambda z: z.var((0, 2, 3)).mean().sqrt()},
+        "a mean of each latent's own spread; take the spread over all latents at once":
+            {"spread": lambda z: z.flatten(1).std(1).mean()},
+        "the mean of the squares counts the mean as spread; take it off first (std does)":
+            {"spread": lambda z: z.square().mean().sqrt()},
+        "one over the largest number; that is a range, and one odd latent decides it":
+            {"spread": lambda z: z.abs().max()},
+        "one over the mean size |z|; asked for is the standard deviation":
+            {"spread": lambda z: z.abs().mean()},
+    })
+    return "one over the spread. Stable Diffusion's 0.18215 says that its latents have spread 5.49."
+
+
+@exercise
+def redraw(function: Callable) -> str:
+    """From a picture, E, D, a guesser of ẑ_0, rising ᾱ (last 1), noise to a picture: SDEdit."""
+    def encode(x: Tensor) -> Tensor:
+        return x.flip(1)[..., ::2] * 1.5
+
+    def decode(z: Tensor) -> Tensor:
+        return (z / 1.5).flip(1).repeat_interleave(2, dim=3)
+
+    def guess(z: Tensor, a: Tensor) -> Tensor:
+        return 1.5 * torch.tanh(z) + 0.1 * a.to(z.dtype)
+
+    def right(x, encode, decode, guess, bars, noise, power=0.5, blind=False, at=0, last=True,
+              ends=(True, True), fresh=False) -> Tensor:
+        z_0 = encode(x) if ends[0] else x[..., ::2]
+        z = noise if blind else bars[0] ** power * z_0 + (1 - bars[0]) ** power * noise
+        pairs = list(zip(bars, bars[1:], strict=False))
+        for now, later in pairs if last else pairs[:-1]:
+            said = guess(z, now + at * (later - now))
+            epsilon = noise if fresh else (z - now.sqrt() * said) / (1 - now).sqrt()
+            z = later.sqrt() * said + (1 - later).sqrt() * epsilon
+        return decode(z) if ends[1] else z
+
+    questions = {}
+    for seed, first in enumerate((0.1, 0.5, 0.9)):
+        x = pictures(seed)[0].repeat(1, 1, 1, 2)[..., :8]
+        g = torch.Generator().manual_seed(50 + seed)
+        bars = torch.tensor([first, first + (1 - first) / 2, 1.0])
+        noise = torch.randn(2, 3, 4, 4, generator=g)
+        questions[f"ᾱ from {first}"] = (x, encode, decode, guess, bars, noise)
+    compare(function, questions, right, {
+        "the last step, to ᾱ = 1, is missing": {"last": False},
+        "it starts from pure noise, so nothing of the picture is left: noise its latent":
+            {"blind": True},
+        "the roots are forgotten where the latent is noised: √ᾱ z + √(1-ᾱ) ε": {"power": 1},
+        "what you return is a latent; decode it": {"ends": (True, False)},
+        "the picture itself is noised; encode it first": {"ends": (False, True)},
+        "the guesser is asked with the ᾱ of where you go; ask with that of where you are":
+            {"at": 1},
+        "each step takes the noise it was given; work out what is in z now, from the guess":
+            {"fresh": True},
+        "this only encodes and decodes; nothing was noised or drawn":
+            lambda x, e, d, guess, bars, noise: d(e(x)),
+        "this is the first guess, decoded; go on from each ᾱ to the next":
+            lambda x, e, d, guess, bars, noise: d(guess(
+                bars[0] ** 0.5 * e(x) + (1 - bars[0]) ** 0.5 * noise, bars[0])),
+    })
+    return "a sampler may start anywhere: from a noised latent it draws something like it."
+
+
+@exercise
+def terminal_snr(function: Callable) -> str:
+    """From first and last beta of a "scaled linear" schedule, and T, to the SNR at its end."""
+    def right(first: float, last: float, T: int, root=0.5, end=lambda a: a / (1 - a),
+              kept=lambda betas: (1 - betas).prod()) -> float:
+        betas = torch.linspace(first**root, last**root, T, dtype=torch.float64) ** (1 / root)
+        return float(end(kept(betas)))
+
+    questions = {"Stable Diffusion's": (0.00085, 0.012, 1000), "a short one": (0.001, 0.2, 30),
+                 "another": (0.0001, 0.02, 400)}
+    compare(function, questions, right, {
+        "these betas lie evenly themselves; here their square roots do, so square the line":
+            {"root": 1},
+        "this is ᾱ at the end; the signal-to-noise ratio is ᾱ / (1 - ᾱ)": {"end": lambda a: a},
+        "this is √ᾱ, the share of the picture's size that is left": {"end": lambda a: a**0.5},
+        "the ratio of the rates is its root; the SNR compares squares":
+            {"end": lambda a: (a / (1 - a)) ** 0.5},
+        "upside down: signal over noise, ᾱ / (1 - ᾱ)": {"end": lambda a: (1 - a) / a},
+        "this is the logarithm of the SNR": {"end": lambda a: (a / (1 - a)).log()},
+        "only the last step is looked at; ᾱ is the product of all 1 - beta":
+            {"kept": lambda betas: 1 - betas[-1]},
+        "the betas add up nowhere: each step multiplies by 1 - beta":
+            {"kept": lambda betas: (-betas.sum()).exp()},
+        "the line of roots is not squared: these are not betas yet":
+            lambda first, last, T: float((lambda a: a / (1 - a))(
+                (1 - torch.linspace(first**0.5, last**0.5, T, dtype=torch.float64)).prod())),
+    })
+    return ("0.0047: not zero. So it never saw pure noise in training, and starts from it when it "
+            "draws.")
