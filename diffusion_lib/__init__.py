@@ -73,6 +73,7 @@ _EXPORTS = {
     "lessons.network": ("channel_grid", "few_colours", "unet_plan", "unet_stages"),
     "lessons.progress": ("LiveProgress", "TimeLeft"),
     "lessons.exercises": ("check",),
+    "lessons.planted": ("planted",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = sorted(_HOME)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..core.diffusion import GaussianDiffusion
 from ..core.schedules import cosine_beta_schedule, linear_beta_schedule
-from .checker import NotYet, ask, bar, check, compare, exercise, pictures
+from .checker import bar, check, compare, exercise, pictures
+from .planted import PROGRAMS
 
 __all__ = ["check"]  # with this import the exercises are among its checkers
 
@@ -250,59 +251,57 @@ def multi_head(function: Callable) -> str:
 
 
 @exercise
-def v_loss(function: Callable) -> str:
-    """From a network, x_0, t, noise and ᾱ (T,) to the mean squared error in v (Salimans & Ho)."""
-    weight = torch.tensor(0.7, requires_grad=True)
-    alphas_cumprod = GaussianDiffusion(cosine_beta_schedule(100)).alphas_cumprod.float()
-
-    def network(x_t: Tensor, t: Tensor) -> Tensor:
-        return weight * x_t.tanh() + 0.01 * t.reshape(-1, 1, 1, 1)
-
-    def right(network, x_0, t, noise, alphas_cumprod, target=lambda s, n, x, e: s * e - n * x,
-              power=0.5, blind=False, end=lambda error: error.square().mean()) -> Tensor:
-        a = alphas_cumprod[t].reshape(-1, 1, 1, 1)
-        x_t = x_0 if blind else a.sqrt() * x_0 + (1 - a) ** power * noise
-        return end(network(x_t, t) - target(a.sqrt(), (1 - a).sqrt(), x_0, noise))
-
-    questions = {f"t = {t}": (network, pictures(t[0])[0], torch.tensor(t), pictures(t[0])[1],
-                              alphas_cumprod) for t in ([5, 40], [70, 95])}
-    compare(function, questions, right, {
-        "sum for mean: the loss must not grow with the picture": {"end": lambda e: (e * e).sum()},
-        "the target is the noise; with v it is √ᾱ ε - √(1-ᾱ) x_0": {"target": lambda s, n, x, e: e},
-        "the sign: v is √ᾱ ε minus √(1-ᾱ) x_0": {"target": lambda s, n, x, e: s * e + n * x},
-        "√ᾱ and √(1-ᾱ) are swapped in v": {"target": lambda s, n, x, e: n * e - s * x},
-        "the roots are forgotten in v": {"target": lambda s, n, x, e: s**2 * e - n**2 * x},
-        "the root over 1 - ᾱ is forgotten in x_t": {"power": 1},
-        "the network gets the clean picture; it must be asked about x_t": {"blind": True},
-        "a root too many: the loss is the mean of the squares":
-            {"end": lambda e: e.square().mean().sqrt()},
-    })
-    if not ask(function, questions["t = [5, 40]"]).requires_grad:
-        raise NotYet("the number is right, but no gradient can flow back through it; "
-                     "leave detach() and no_grad() out")
-    return "only the target changed. Noising, asking and the squared error stay as they are."
+def planted_bug(function: Callable) -> str:
+    """From the name of a program, "A" to "E", to the number of the slip in it, 1 to 5."""
+    symptoms = {
+        "A": "its loss is the right program's, and there are cats; what do their colours lack?",
+        "B": "noise is left in its samples, so it never learnt to name noise pixel by pixel",
+        "C": "its loss is the right program's, so the slip lies in the sampler; its cats are "
+             "smooth and alike, as if too little were left to chance",
+        "D": "there are cats, but the loss is higher: with this slip x_t holds less noise than "
+             "the sampler believes",
+        "E": "its loss is far too high: the steps do not go where this batch says",
+    }
+    for program, number in PROGRAMS.items():
+        compare(function, {f"program {program}": (program,)}, lambda p: PROGRAMS[p], {
+            f"program {program}, {wrong}: {symptoms[program]}": lambda p, wrong=wrong: wrong
+            for wrong in range(1, 6) if wrong != number}, within=(1, 5))
+    return "the loss tells slips of the training from those of the sampler; the samples tell which."
 
 
 @exercise
-def ema_half_life(function: Callable) -> str:
-    """From an average, a weight and a half-life in steps to the next average."""
-    def right(average: Tensor, weight: Tensor, h: int, keep=lambda h: 0.5 ** (1 / h)) -> Tensor:
-        return keep(h) * average + (1 - keep(h)) * weight
+def copied_share(function: Callable) -> str:
+    """From samples (N, 3, H, W) and the M >= 2 pictures trained on to the share of samples whose
+    nearest one is less than a third as far as their second nearest (Yoon et al. 2023).
+    """
+    def right(x: Tensor, known: Tensor, part=1 / 3, second=1, power=1.0, over=None) -> Tensor:
+        far = torch.cdist(x.flatten(1).double(), known.flatten(1).double()) ** power
+        near = (far if over is None else far.T).sort(dim=1).values
+        return (near[:, 0] < part * near[:, second]).double().mean()
 
-    average, weight = torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([0.0, 1.0, 2.5, -1.0])
-    questions = {f"half_life = {h}": (average, weight, h) for h in (1, 10, 200)}
+    questions = {}
+    for seed, copies in enumerate((3, 6, 0)):
+        g = torch.Generator().manual_seed(seed)
+        known, x = (torch.randn(n, 3, 4, 4, generator=g) for n in (30, 12))
+        x[:copies] = known[:copies] + 0.05 * x[:copies]
+        known[21] = known[20] + 0.1 * known[21]  # a picture that is there twice
+        x[9:11] = (known[20] + known[21]) / 2
+        x[11] = 0.68 * known[22] + 0.32 * known[23]  # between two: no copy of either
+        questions[f"{copies} copies among 12"] = (x, known)
     compare(function, questions, right, {
-        "swapped: with a long half-life little of the new weight comes in":
-            {"keep": lambda h: 1 - 0.5 ** (1 / h)},
-        "after half_life steps this leaves 1/e, not 1/2": {"keep": lambda h: math.exp(-1 / h)},
-        "1 - 1 / half_life is near, but h steps do not leave a half": {"keep": lambda h: 1 - 1 / h},
-        "this halves at every step, whatever the half-life": {"keep": lambda h: 0.5},
-        "upside down: one step is 1 / half_life of a halving": {"keep": lambda h: 0.5**h},
-        "steps multiply: one keeps the h-th root of 1/2": {"keep": lambda h: 1 - 0.5 / h},
-        "the shares must add up to 1: the new weight comes in with 1 - decay":
-            lambda average, weight, h: 0.5 ** (1 / h) * average + weight,
-    })
-    return "keep 0.5 ** (1 / half_life) at every step: after half_life steps one half is left."
+        "this is how many; asked for is the share": lambda *q: right(*q) * len(q[0]),
+        "this is the share of those that are no copies": lambda *q: 1 - right(*q),
+        "the nearest must be below a third of the second nearest, not below all of it": {"part": 1},
+        "these are squared distances: a third of them is less than the root of a third":
+            {"power": 2.0},
+        "compare with the second nearest, not with the farthest": {"second": -1},
+        "compare with the second nearest; this is the third": {"second": 2},
+        "the wrong way round: this asks for each known picture whether a sample is its copy":
+            {"over": "known"},
+        "no sample is ever a copy: is the nearest compared with itself?":
+            lambda x, known: torch.zeros((), dtype=torch.float64),
+    }, within=(0, 1))
+    return "no threshold in pixels is needed: how near is near, the other pictures tell."
 
 
 @exercise

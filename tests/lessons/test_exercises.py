@@ -220,24 +220,12 @@ def test_a_function_may_spoil_its_arguments_and_print(capsys):
 
 # -- typical slips: (exercise, what the learner wrote, a piece of the hint) ------------------------
 
-def v(a, x_0, noise):
-    return a.sqrt() * noise - (1 - a).sqrt() * x_0
-
-
-def v_slip(noised, target=v, end=lambda e: (e**2).mean()):
-    def function(network, x_0, t, noise, alphas_cumprod):
-        a = alphas_cumprod[t].reshape(-1, 1, 1, 1)
-        return end(network(noised(a, x_0, noise), t) - target(a, x_0, noise))
+def copies(part=1 / 3, second=1, power=1, over=False, end=lambda x: x.double().mean()):
+    def function(x, known):
+        far = torch.cdist(x.flatten(1), known.flatten(1)) ** power
+        near = (far.T if over else far).sort(dim=1).values
+        return end(near[:, 0] < part * near[:, second])
     return function
-
-
-def right_x_t(a, x_0, noise):
-    return a.sqrt() * x_0 + (1 - a).sqrt() * noise
-
-
-def flat_factors(network, x_0, t, noise, alphas_cumprod):
-    a = alphas_cumprod[t]
-    return ((network(right_x_t(a, x_0, noise), t) - v(a, x_0, noise)) ** 2).mean()
 
 
 def eta(clip=True, late=False, room=True, power=1, spread=None, at=0, own_dice=False):
@@ -377,19 +365,22 @@ SLIPS = [
     ("multi_head", lambda q, k, v, heads: v, "this is v"),
     ("multi_head", lambda q, k, v, heads: attend()(k, q, v, heads), "changed places"),
     ("multi_head", lambda q, k, v, heads: attend()(q, k, v, heads)[:, :5], "shape (2, 5, 8)"),
-    ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).sum()), "sum for mean"),
-    ("v_loss", v_slip(right_x_t, lambda a, x, e: e), "the target is the noise"),
-    ("v_loss", v_slip(right_x_t, lambda a, x, e: a * e - (1 - a) * x), "roots are forgotten in v"),
-    ("v_loss", v_slip(lambda a, x, e: a.sqrt() * x + (1 - a) * e), "forgotten in x_t"),
-    ("v_loss", v_slip(lambda a, x, e: x), "clean picture"),
-    ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).mean().detach()), "no gradient"),
-    ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).mean().item()), "type float"),
-    ("v_loss", v_slip(right_x_t, end=lambda e: (e**2).mean(dim=(1, 2, 3))), "shape (2,)"),
-    ("v_loss", flat_factors, "shape (B, 1, 1, 1)"),
-    ("ema_half_life", lambda a, w, h: (1 - 0.5 ** (1 / h)) * a + 0.5 ** (1 / h) * w, "swapped"),
-    ("ema_half_life", lambda a, w, h: (1 - 1 / h) * a + w / h, "1 - 1 / half_life"),
-    ("ema_half_life", lambda a, w, h: (a + w) / 2, "at every step"),
-    ("ema_half_life", lambda a, w, h: a.lerp_(w, 0.1) and None, "RuntimeError"),
+    ("planted_bug", lambda program: 5, "program B, 5: noise is left in its samples"),
+    ("planted_bug", lambda program: 1, "what do their colours lack"),
+    ("planted_bug", lambda program: {"A": 5, "B": 2}.get(program, 3), "lies in the sampler"),
+    ("planted_bug", lambda program: {"A": 5, "B": 2, "C": 4}.get(program, 3), "holds less noise"),
+    ("planted_bug", lambda program: {"A": 5, "B": 2, "C": 4, "D": 1}.get(program, 1), "too high"),
+    ("planted_bug", lambda program: 0, "the range is 1 to 5"),
+    ("planted_bug", lambda program: program, "type str"),
+    ("copied_share", copies(part=1), "not below all of it"),
+    ("copied_share", copies(power=2), "squared distances"),
+    ("copied_share", copies(second=-1), "not with the farthest"),
+    ("copied_share", copies(second=2), "this is the third"),
+    ("copied_share", copies(second=0), "compared with itself"),
+    ("copied_share", copies(over=True), "the wrong way round"),
+    ("copied_share", copies(end=lambda x: x.double().sum()), "this is how many"),
+    ("copied_share", copies(end=lambda x: 1 - x.double().mean()), "are no copies"),
+    ("copied_share", copies(end=lambda x: x), "shape (12,)"),
     ("eta_sampler", eta(clip=False), "not clipped"),
     ("eta_sampler", eta(late=True), "before it was clipped"),
     ("eta_sampler", eta(room=False), "no room is made"),
@@ -491,7 +482,7 @@ def cell(kind, text, **more):
 def small(path: Path, *cells) -> Path:
     """A series of one small notebook with an exercise and what else is given."""
     path.mkdir(exist_ok=True)
-    exercise = cell("code", 'check("v_loss", f)', outputs=[], execution_count=1)
+    exercise = cell("code", 'check("copied_share", f)', outputs=[], execution_count=1)
     cells = [exercise, cell("markdown", make_class.SOLUTION + "</details>"), *cells]
     notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     (path / "01_small.ipynb").write_text(json.dumps(notebook), encoding="utf-8")

@@ -13,6 +13,8 @@ import nbformat
 import pytest
 import torch
 
+from diffusion_lib.lessons.planted import PROGRAMS, SLIPS, planted
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = {path.stem[:2]: path for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
 STEPS = 7
@@ -142,6 +144,37 @@ def test_04_the_ideal_denoiser_wins_on_its_own_drawings_only() -> None:
     known, fresh = ([float(r) for r in re.findall(r"t=\d+: ([\d.]+)", line)] for line in lines[:2])
     assert max(known) <= 1.01 and min(fresh[:3]) > 1.3
     assert max(numbers(lines[2])) < 1.25
+
+
+def test_04_sixteen_drawings_are_learnt_by_heart_and_2048_are_not() -> None:
+    text = printed("04", "heart-numbers-04")
+    sixteen, _, fresh = map(float, re.findall(r"median (?:of )?([\d.]+)", text))
+    few, many = map(float, re.findall(r"its own: ([\d.]+)", text))
+    assert sixteen < fresh and few > 1.3 > 1.25 > many
+
+
+def test_04_the_losses_tell_slips_of_the_training_from_those_of_the_sampler() -> None:
+    lines = printed("04", "exercise-1-losses").splitlines()
+    loss = {line[:7].strip(): numbers(line[7:])[-1] for line in lines}
+    assert loss["A"] == loss["C"] == loss["no slip"] < min(loss[p] for p in "BDE")
+    assert loss["E"] == max(loss.values())
+
+
+def test_04_each_slip_changes_one_place_of_the_program() -> None:
+    source = "\n".join(cell("04", i).source for i in ("own-program", "heart-04"))
+    loop = source.index("torch.manual_seed(0)\ncats")  # `only` stands for the program's own loop
+    source = source[:loop] + source[source.index("def only"):]
+    assert len({planted(source, program) for program in PROGRAMS}) == len(PROGRAMS) == 5
+    for program in PROGRAMS:
+        right, _ = SLIPS[PROGRAMS[program]]
+        assert right not in planted(source, program)
+
+
+def test_a_slip_that_cannot_be_planted_is_refused() -> None:
+    with pytest.raises(ValueError, match="no program 'F'; there are A, B, C, D, E"):
+        planted("", "F")
+    with pytest.raises(ValueError, match="run them again"):
+        planted("x = 1", "A")
 
 
 def test_04_averaged_weights_are_better_while_the_rate_is_high() -> None:
