@@ -121,7 +121,8 @@ def byte_pairs(words: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, st
     A rule joins two neighbours; the first rule in the list that fits goes first. Each word gets the
     rules that it lacks, below all others, so that words that are done stay as they are.
     """
-    words, rules = list(words), []
+    words = list(words)
+    rules: list[tuple[str, str]] = []
     for word in words:
         while len(pieces := joined(letters(word), rules)) > 1:
             rules.append((pieces[0], pieces[1]))
