@@ -178,9 +178,11 @@ def test_floor_of_precision_is_that_of_real_pictures():
     assert precision.value == recall.value == 0 and precision.floor > 0.9 and recall.floor > 0.9
 
 
-@pytest.mark.parametrize("share, n", [(0.0, 10), (0.5, 10), (1.0, 1000), (0.03, 64)])
+@pytest.mark.parametrize("share, n", [(0.0, 10), (0.5, 10), (1.0, 1000), (0.03, 64), (0.0, 216)])
 def test_wilson_solves_its_equation(share, n):
-    for end in wilson(share, n):
+    low, high = wilson(share, n)
+    assert low <= share <= high
+    for end in (low, high):
         if 0 < end < 1:
             assert abs(share - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / n),
                                                      abs=1e-9)
