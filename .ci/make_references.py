@@ -2,7 +2,7 @@
 `make references`.
 
 Needs data/ (the photographs) and the shipped models. Only descriptions are kept (features, spectra,
-means and covariances, verdicts), never pictures. Notebooks 06 and 07 and `evaluate --data
+means and covariances, verdicts), never pictures. Notebook 07 and `evaluate --data
 reference:cats32` read them.
 
     python .ci/make_references.py real        after the classifier has changed (minutes)
@@ -29,11 +29,9 @@ from diffusion_lib.measuring.report import SHIPPED, Reference, real_pictures
 
 REAL = {  # name -> (data, size, features)
     "cats32": ("folder:data/cifar10/train/cat", 32, "classifier"),
-    "cats128_resized": ("folder:data/cifar10/train/cat", 128, "classifier"),
-    "cats128": ("folder:data/cats128#train", 128, "classifier"),
     "catfaces128": ("folder:data/catfaces128#train", 128, "catface"),
 }
-SOME = {"cats128_resized": 500, "catfaces128": 2000}  # rows that are kept: enough, and small
+SOME = {"catfaces128": 2000}  # rows that are kept: enough, and small
 SAMPLES = {  # name -> (sampler, steps, weights, how many)
     "ema": ("dpm_solver_pp", 20, "ema", 1200), "raw": ("dpm_solver_pp", 20, "model", 300),
     "evaluations_5": ("dpm_solver_pp", 5, "ema", 300),

@@ -48,6 +48,7 @@ SHORT = (  # settings of train with flags of their own
     ("--data", str, "toycats, cifar10[:cat,dog], oxford_cats or folder:PATH (the config's)"),
     ("--init", str, "checkpoint whose weights it starts from, where they fit (fine-tuning)"),
     ("--autoencoder", str, "autoencoder in whose latents it trains: a name or a run folder"),
+    ("--exclude", str, "drawn cats to leave out, as '[{fur: white, ears: folded}]'"),
     ("--steps", int, "optimiser steps of the whole run"),
     ("--seed", int, "of the weights it starts from and of all that is drawn"),
     ("--batch-size", int, "pictures a step, over all devices"),
@@ -265,7 +266,7 @@ def settings(a: Namespace) -> Any:
     for flag, *_ in SHORT:
         name = flag[2:].replace("-", "_")
         if (value := getattr(a, name)) is not None:
-            whole_run = name in ("data", "init", "autoencoder")
+            whole_run = name in ("data", "init", "autoencoder", "exclude")
             config = override(config, name if whole_run else f"train.{name}", value)
     for setting, value in a.changes:
         config = override(config, setting, value)

@@ -476,7 +476,7 @@ def test_autoguidance(capsys, tmp_path):
                                                           "--class", "cat", "--guidance", 1)
     two = drawn("c", "--autoguidance", "cifar10_32", "--class", "cat")
     assert plain == one and plain != two
-    assert "another schedule" in fails(capsys, "sample", "cats32", "--autoguidance", "cats128",
+    assert "another schedule" in fails(capsys, "sample", "cats32", "--autoguidance", "catfaces128",
                                        "--out", tmp_path / "d")
     assert "1 or more, not 0.5" in fails(capsys, "sample", "cats32", "--autoguidance", "cifar10_32",
                                          "--guidance", 0.5, "--out", tmp_path / "d")

@@ -541,6 +541,81 @@ def guided_answer(function: Callable) -> str:
 
 
 @exercise
+def two_wishes(function: Callable) -> str:
+    """From the answers u, first, second and s to u + s (first - u) + s (second - u)."""
+    def right(u: Tensor, a: Tensor, b: Tensor, s: float, start=lambda u, a, b: u,
+              push=lambda u, a, b: a + b - 2 * u) -> Tensor:
+        return start(u, a, b) + s * push(u, a, b)
+
+    questions = {f"s = {s}": (*pictures(seed), pictures(seed + 10)[0], s)
+                 for seed, s in enumerate((0.5, 2.0, 4.0))}
+    compare(function, questions, right, {
+        "u is taken away only once; each wish has a difference of its own, c - u":
+            {"push": lambda u, a, b: a + b - u},
+        "this is the mean of the two pushes; add them": {"push": lambda u, a, b: (a + b) / 2 - u},
+        "each push has its own u to start from; u stands in the sum once":
+            {"start": lambda u, a, b: 2 * u},
+        "the push is missing its start, u": {"start": lambda u, a, b: 0 * u},
+        "this starts at the first answer; start at u": {"start": lambda u, a, b: a},
+        "only the first wish is heard": {"push": lambda u, a, b: a - u},
+        "only the second wish is heard; each push starts at u, not at the other answer":
+            {"push": lambda u, a, b: b - u},
+        "push by the differences c - u, not by all of the two answers":
+            {"push": lambda u, a, b: a + b},
+        "the pushes are turned round: this goes away from both wishes":
+            {"push": lambda u, a, b: 2 * u - a - b},
+        "this is u, whatever s": {"push": lambda u, a, b: 0 * u},
+    })
+    return "two pushes from one u: nobody has to have seen both wishes together."
+
+
+@exercise
+def cross_attention(function: Callable) -> str:
+    """From pixels (B, N, c), words (B, L, D), a mask (B, L) and three matrices to what each pixel
+    reads, (B, N, d).
+    """
+    def right(x: Tensor, states: Tensor, mask: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor,
+              scale=lambda d: d**-0.5, hide=lambda scores, seen: scores.masked_fill(
+                  ~seen[:, None], float("-inf")), share=lambda z: z.softmax(2)) -> Tensor:
+        q, k, v = x @ w_q, states @ w_k, states @ w_v
+        return share(hide(q @ k.transpose(1, 2) * scale(q.shape[2]), mask)) @ v
+
+    def nobody(scores: Tensor, seen: Tensor) -> Tensor:
+        return scores
+
+    def after(x: Tensor, states: Tensor, mask: Tensor, w_q: Tensor, w_k: Tensor,
+              w_v: Tensor) -> Tensor:
+        scores = x @ w_q @ (states @ w_k).transpose(1, 2) * w_q.shape[1]**-0.5
+        return scores.softmax(2) * mask[:, None] @ (states @ w_v)
+
+    questions = {}
+    for seed, words in enumerate((3, 4, 2)):
+        dice = torch.Generator().manual_seed(seed)
+        shapes = ((2, 7, 6), (2, 5, 8), (6, 4), (8, 4), (8, 4))
+        x, states, *matrices = (torch.randn(shape, generator=dice) for shape in shapes)
+        mask = torch.arange(5).expand(2, 5) < torch.tensor([[words], [max(words - 2, 1)]])
+        questions[f"{words} words and {max(words - 2, 1)}"] = (x, states, mask, *matrices)
+    compare(function, questions, right, {
+        "the mask is forgotten: padding is looked at like a word": {"hide": nobody},
+        "the mask is turned round: True is where there is a word, so hide the others":
+            {"hide": lambda z, seen: z.masked_fill(seen[:, None], float("-inf"))},
+        "a score of 0 is no mask: its share is still e⁰ over the sum; use -inf":
+            {"hide": lambda z, seen: z.masked_fill(~seen[:, None], 0.0)},
+        "the mask comes after the softmax: the shares of the words then add up to less than 1":
+            after,
+        "the division by √d is missing": {"scale": lambda d: 1.0},
+        "the root is forgotten: divide by √d": {"scale": lambda d: 1 / d},
+        "multiplied by √d; divide by it": {"scale": lambda d: d**0.5},
+        "the softmax runs over the pixels; each pixel shares itself out over the words, the last "
+        "dim": {"share": lambda z: z.softmax(1),
+                "hide": lambda z, seen: z.masked_fill(~seen[:, None], -1e9)},
+        "every word gets the same share, whatever the pixel asks":
+            {"scale": lambda d: 0.0},
+    })
+    return "the same attention as in notebook 3; only those who are asked are words."
+
+
+@exercise
 def scaling_factor(function: Callable) -> str:
     """From latents (N, C, H, W) to the number that brings their spread to 1: 1 / std over all."""
     def right(z: Tensor, spread=lambda z: z.std(), over=1.0) -> float:

@@ -247,8 +247,7 @@ def _shipped(name: str) -> tuple[dict, dict[str, Tensor]]:
 
 
 def progress_grids(name: str) -> dict[int, Image.Image]:
-    """The same seeds at moments of a training: epoch, or step -> grid (.ci/make_progress.py,
-    .ci/measure_arms.py).
+    """The same seeds at moments of a training: epoch, or step -> grid (.ci/measure_arms.py).
 
     Raises FileNotFoundError, listing the models there are.
     """

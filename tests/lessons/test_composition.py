@@ -6,7 +6,7 @@ import measure_composition as program
 import pytest
 import torch
 
-from diffusion_lib import ToyCats, to_float
+from diffusion_lib import ToyCats, shipped_table, to_float
 from diffusion_lib.data import toycats
 from diffusion_lib.data.toycats import make_cats
 
@@ -107,3 +107,10 @@ def test_a_run_that_is_in_the_table_is_not_repeated(tmp_path, monkeypatch, capsy
     capsys.readouterr()
     program.main()
     assert capsys.readouterr().out == ""
+
+def test_the_shipped_table_is_whole() -> None:
+    table = shipped_table("composition")
+    assert table["truth"]["right"] >= 0.99 * table["truth"]["n"]
+    for run in table["runs"]:
+        for cell in run["cells"]:
+            assert cell["right"] <= min(cell["valid"], cell["words"]) <= cell["n"]

@@ -62,7 +62,7 @@ EXERCISES = exercises()
 NAMES = [f"{notebook}-{name}" for notebook, name, _, _ in EXERCISES]
 
 
-@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06", "07", "08", "10"])
+@pytest.mark.parametrize("notebook", ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"])
 def test_two_or_three_exercises_in_each(notebook):
     assert 2 <= sum(number == notebook for number, *_ in EXERCISES) <= 3  # one more has no checker
 
@@ -279,7 +279,36 @@ def twice(mix, nothing=torch.full_like):
     return function
 
 
+def reads(hide=-math.inf, of="masked", power=-0.5, over=2, after=False):
+    def function(x, states, mask, w_q, w_k, w_v):
+        q, k, v = x @ w_q, states @ w_k, states @ w_v
+        there = {"masked": mask, "turned": ~mask, "forgotten": mask | True}[of][:, None]
+        shares = (q @ k.mT * q.shape[2]**power).masked_fill(~there, hide).softmax(over)
+        return (shares * mask[:, None] if after else shares) @ v
+    return function
+
+
 SLIPS = [
+    ("two_wishes", lambda u, a, b, s: u + s * (a + b - u), "only once"),
+    ("two_wishes", lambda u, a, b, s: u + s * ((a + b) / 2 - u), "add them"),
+    ("two_wishes", lambda u, a, b, s: (u + s * (a - u)) + (u + s * (b - u)), "stands in the sum"),
+    ("two_wishes", lambda u, a, b, s: s * (a + b - 2 * u), "missing its start"),
+    ("two_wishes", lambda u, a, b, s: a + s * (a + b - 2 * u), "start at u"),
+    ("two_wishes", lambda u, a, b, s: u + s * (a - u), "only the first"),
+    ("two_wishes", lambda u, a, b, s: u + s * (a - u) + s * (b - a), "only the second"),
+    ("two_wishes", lambda u, a, b, s: u + s * (a + b), "not by all of"),
+    ("two_wishes", lambda u, a, b, s: u - s * (a + b - 2 * u), "turned round"),
+    ("two_wishes", lambda u, a, b, s: u, "whatever s"),
+    ("cross_attention", reads(of="forgotten"), "the mask is forgotten"),
+    ("cross_attention", reads(of="turned"), "the mask is turned round"),
+    ("cross_attention", reads(hide=0.0), "use -inf"),
+    ("cross_attention", reads(of="forgotten", after=True), "after the softmax"),
+    ("cross_attention", reads(power=0), "√d is missing"),
+    ("cross_attention", reads(power=-1), "the root is forgotten"),
+    ("cross_attention", reads(power=0.5), "divide by it"),
+    ("cross_attention", reads(hide=-1e9, over=1), "over the pixels"),
+    ("cross_attention", lambda x, states, mask, q, k, v: reads()(0 * x, states, mask, q, k, v),
+     "whatever the pixel asks"),
     ("away_from", lambda u, n, s: u + s * (n - u), "turn the push round"),
     ("away_from", lambda u, n, s: n - s * (n - u), "start at u"),
     ("away_from", lambda u, n, s: u - (1 + s) * (n - u), "with s = 0"),
