@@ -26,7 +26,9 @@ def read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
         told = from_table(path / NAME, {f.relative_to(path).as_posix(): f for f in files})
     else:
         texts = {f: f.with_suffix(".txt") for f in files}
-        told = {f: text_of(text) for f, text in texts.items() if text.is_file()}
+        pictures = set(files)  # a picture may be called a.txt
+        told = {f: text_of(text) for f, text in texts.items()
+                if text not in pictures and text.is_file()}
     if (told or table) and (lacking := [f for f in files if f not in told]):
         where = f"in {path / NAME}" if table else f"beside it ({texts[lacking[0]].name})"
         more = f" ({len(lacking) - 1} more lack theirs)" if len(lacking) > 1 else ""

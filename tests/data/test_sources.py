@@ -158,7 +158,7 @@ def test_toycats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusion_lib.data.sources.ToyCats",
                         lambda **settings: asked.append(settings) or ToyCats(size=16, n=1))
     load_data("toycats", 32)
-    assert asked == [{"size": 32, "n": 10_000, "seed": 0}]
+    assert asked == [{"size": 32, "n": 10_000, "seed": 0, "exclude": ()}]
 
 
 @pytest.mark.parametrize("count", ["9" * 20, "0", "-5", "many", "2.5", "1e3", " "])
