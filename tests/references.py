@@ -54,6 +54,19 @@ def random_unet(seed: int = 0, **settings) -> UNet:
     return model.eval()
 
 
+def eight_steps(model: nn.Module, *given: object) -> tuple[list[float], list[str]]:
+    """The losses of eight steps of Adam towards given[0], and the weights that did not move."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer, losses = torch.optim.Adam(model.parameters(), 1e-3), []
+    for _ in range(8):
+        loss = (model(*given) - given[0]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+
+
 def pictures(model: UNet, batch: int = 2) -> torch.Tensor:
     shape = (batch, model.in_channels, model.image_size, model.image_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))

@@ -1,30 +1,19 @@
 """Notebook 08: the learner's own program with classes, and what its uncompared outputs claim."""
 
 import re
-from pathlib import Path
 
-import nbformat
 import pytest
 import torch
+from notebook_cells import cell, printed
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks/08_classes_and_guidance.ipynb"
 STEPS = 4
-
-
-def cell(identity: str) -> nbformat.NotebookNode:
-    (found,) = (c for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.id == identity)
-    return found
-
-
-def printed(identity: str) -> str:
-    return "".join(output.get("text", "") for output in cell(identity).outputs)
 
 
 @pytest.fixture(scope="module")
 def space() -> dict:
     """The names that the program leaves, run alone for a few steps."""
     source, count = re.subn(r"^(T, STEPS, c_1, c_2 = 1000), \d+,", rf"\1, {STEPS},",
-                            cell("own-program-08").source, flags=re.MULTILINE)
+                            cell("08", "own-program-08").source, flags=re.MULTILINE)
     assert count == 1
     names: dict = {}
     exec(compile(source, "own-program", "exec"), names)
@@ -32,7 +21,8 @@ def space() -> dict:
 
 
 def test_what_is_new_is_marked() -> None:
-    new = [line for line in cell("own-program-08").source.splitlines() if line.endswith("# new")]
+    lines = cell("08", "own-program-08").source.splitlines()
+    new = [line for line in lines if line.endswith("# new")]
     assert len(new) == 5  # rows' names, the table, the sum, what hides a class, guidance
 
 
@@ -68,12 +58,12 @@ def test_the_samplers_scale(space: dict) -> None:
 
 def test_asked_for_white_it_draws_white() -> None:
     white = {}
-    for line in printed("own-count-08").splitlines():
+    for line in printed("08", "own-count-08").splitlines():
         (count,) = re.findall(r"white: +(\d+) of 64", line)
         white[line[:22].strip()] = int(count)
     assert white["not asked"] <= 26 and white["asked for white"] >= 58
 
 
 def test_away_from_what_was_never_learnt_the_pictures_break() -> None:
-    left = [float(x) for x in re.findall(r"left over ([\d.]+)", printed("never-count-08"))]
+    left = [float(x) for x in re.findall(r"left over ([\d.]+)", printed("08", "never-count-08"))]
     assert len(left) == 2 and left[1] > left[0]

@@ -3,29 +3,22 @@ joined by our sampler and our guidance.
 """
 
 import re
-from pathlib import Path
 
-import nbformat
 import pytest
 import torch
+from notebook_cells import cell, printed
 from torch.distributions import Normal, kl_divergence
 
 import diffusion_lib
 from diffusion_lib.lessons.exercises import check
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks/10_latent_diffusion.ipynb"
 STEPS = 3
-
-
-def cell(identity: str) -> nbformat.NotebookNode:
-    (found,) = (c for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.id == identity)
-    return found
 
 
 def run(space: dict, *identities: str) -> dict:
     """These cells, in this order, with the names in `space`."""
     for identity in identities:
-        exec(compile(cell(identity).source, identity, "exec"), space)
+        exec(compile(cell("10", identity).source, identity, "exec"), space)
     return space
 
 
@@ -35,8 +28,8 @@ def run(space: dict, *identities: str) -> dict:
 @pytest.fixture(scope="module")
 def own() -> dict:
     """The names that the program leaves, run for a few steps."""
-    source, count = re.subn(r"^STEPS = \d+", f"STEPS = {STEPS}", cell("own-program-10").source,
-                            flags=re.MULTILINE)
+    source, count = re.subn(r"^STEPS = \d+", f"STEPS = {STEPS}",
+                            cell("10", "own-program-10").source, flags=re.MULTILINE)
     assert count == 1
     names: dict = {"torch": torch}
     exec(compile(source, "own-program", "exec"), names)
@@ -58,17 +51,13 @@ def test_there_and_back(own: dict) -> None:
         assert own["Decoder"](channels)(mean).shape == pictures.shape
 
 
-def printed(identity: str) -> str:
-    return "".join(output.get("text", "") for output in cell(identity).outputs)
-
-
 def test_what_uncompared_cells_claim() -> None:
-    shares = [int(x) for x in re.findall(r"(\d+)%", printed("own-count-10"))]
-    decibels = [int(x) for x in re.findall(r"PSNR +(\d+)", printed("own-count-10"))]
+    shares = [int(x) for x in re.findall(r"(\d+)%", printed("10", "own-count-10"))]
+    decibels = [int(x) for x in re.findall(r"PSNR +(\d+)", printed("10", "own-count-10"))]
     assert len(shares) == 10 and min(shares[:5]) >= 95  # the reader reads what was drawn
     fur, _, eyes, _, background = shares[5:]
     assert min(fur, background) >= 90 and eyes < min(fur, background)
-    light, heavy = (int(x) for x in re.findall(r"PSNR +(\d+)", printed("heavy-count-10")))
+    light, heavy = (int(x) for x in re.findall(r"PSNR +(\d+)", printed("10", "heavy-count-10")))
     assert decibels[1] == light > heavy
 
 

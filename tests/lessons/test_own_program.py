@@ -9,25 +9,14 @@ import ast
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
+from notebook_cells import cell, printed
 
 from diffusion_lib.lessons.planted import PROGRAMS, SLIPS, planted
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = {path.stem[:2]: path for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
 STEPS = 7
-
-
-def cell(notebook: str, identity: str) -> nbformat.NotebookNode:
-    cells = nbformat.read(NOTEBOOKS[notebook], as_version=4).cells
-    (found,) = (c for c in cells if c.id == identity)
-    return found
-
-
-def printed(notebook: str, identity: str) -> str:
-    return "".join(output.get("text", "") for output in cell(notebook, identity).outputs)
 
 
 def numbers(text: str) -> list[float]:

@@ -1,25 +1,14 @@
 """Notebook 09: the learner's own program that reads, and what its uncompared outputs claim."""
 
 import re
-from pathlib import Path
 
-import nbformat
 import pytest
 import torch
+from notebook_cells import cell, printed
 
 from diffusion_lib.data.toycats import ATTRIBUTES
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks/09_text_prompts.ipynb"
 PROGRAMS = ("tokens-09", "binding-09", "attend-09", "clip-program-09", "cross-09", "own-program-09")
-
-
-def cell(identity: str) -> nbformat.NotebookNode:
-    (found,) = (c for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.id == identity)
-    return found
-
-
-def printed(identity: str) -> str:
-    return "".join(output.get("text", "") for output in cell(identity).outputs)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +16,7 @@ def space() -> dict:
     """The names that the learner's programs leave, trained for a few steps only."""
     names: dict = {}
     for identity in PROGRAMS:
-        source = cell(identity).source.replace("range(300)", "range(3)")
+        source = cell("09", identity).source.replace("range(300)", "range(3)")
         source = source.replace("2e-3, 300", "2e-3, 3")
         source = re.sub(r"^(T, STEPS, c_1, c_2 = 1000), \d+,", r"\1, 2,", source, flags=re.M)
         exec(compile(source, identity, "exec"), names)
@@ -35,7 +24,8 @@ def space() -> dict:
 
 
 def test_what_is_new_is_marked() -> None:
-    new = [line for line in cell("own-program-09").source.splitlines() if line.endswith("# new")]
+    lines = cell("09", "own-program-09").source.splitlines()
+    new = [line for line in lines if line.endswith("# new")]
     assert len(new) == 8  # four blocks, states, two places to read, the empty caption, three uses
 
 
@@ -70,7 +60,7 @@ def test_the_samplers_scale(space: dict) -> None:
 
 
 def shares(identity: str, pattern: str) -> list[int]:
-    return [int(x) for x in re.findall(pattern, printed(identity))]
+    return [int(x) for x in re.findall(pattern, printed("09", identity))]
 
 
 def test_clip_finds_its_own_captions_and_not_others() -> None:
@@ -81,14 +71,14 @@ def test_clip_finds_its_own_captions_and_not_others() -> None:
 
 
 def test_a_wrong_word_costs_little_and_a_shuffled_caption_all() -> None:
-    found = [float(x) for x in re.findall(r"(-?\d\.\d+)", printed("score-09"))]
+    found = [float(x) for x in re.findall(r"(-?\d\.\d+)", printed("09", "score-09"))]
     own, ears, shuffled = found[:3]  # of true drawings
     assert own > 0.85 and 0.5 < ears < own - 0.1 and abs(shuffled) < 0.2
 
 
 def test_your_own_network_reads() -> None:
     found = {}
-    for line in printed("own-count-09").splitlines():
+    for line in printed("09", "own-count-09").splitlines():
         found[line.split(" of ")[0].strip()] = [
             int(x) for x in re.findall(r"(?:fur|ears) +(\d+)", line)]
     assert found["seen"][0] >= 36 > 24 > found["seen, shuffled"][0]
