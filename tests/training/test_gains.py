@@ -1,0 +1,68 @@
+""".ci/measure_gains.py: one change at a time, at equal time; a table can be gone on with."""
+
+import json
+from pathlib import Path
+
+import measure_gains
+import pytest
+import torch
+
+from diffusion_lib import GaussianDiffusion, cosine_beta_schedule, noise_prediction_loss
+
+
+@pytest.fixture(scope="module")
+def names() -> dict:
+    return measure_gains.program()
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x_0, noise = torch.randn(2, 6, 3, 16, 16, generator=generator)
+    return x_0, noise, torch.tensor([0, 50, 200, 500, 800, 950])
+
+
+def test_a_network_asked_for_the_noise_is_read_as_v(names: dict) -> None:
+    x_0, noise, t = batch()
+    signal, rest = measure_gains.rates(names["alpha_bar"], t)
+    said = measure_gains.SaysV(lambda x, t: noise, names["alpha_bar"])  # type: ignore[arg-type]
+    v = signal * noise - rest * x_0
+    torch.testing.assert_close(said(signal * x_0 + rest * noise, t), v, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant, prediction, weighting", [
+    ("plain", "v", "uniform"), ("epsilon", "epsilon", "uniform"), ("min_snr", "v", "min_snr"),
+    ("ema", "v", "uniform"), ("muon", "v", "uniform"),
+])
+def test_each_loss_is_the_librarys(
+    names: dict, variant: str, prediction: str, weighting: str,
+) -> None:
+    x_0, noise, t = batch()
+
+    def network(x: torch.Tensor, t: torch.Tensor, condition: object = None) -> torch.Tensor:
+        return x.tanh()
+
+    mine = measure_gains.loss_of(variant, names, network, x_0, t, noise)  # type: ignore[arg-type]
+    diffusion = GaussianDiffusion(cosine_beta_schedule(1000), prediction)
+    its = noise_prediction_loss(diffusion, network, x_0, t, noise, weighting=weighting)
+    torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_half_done_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def train(variant: str, names: dict, seed: int, steps: int) -> tuple[None, float]:
+        trained.append((variant, seed, steps))
+        return None, 0.1 * steps * (2 if variant == "muon" else 1)
+
+    monkeypatch.setattr(measure_gains, "train", train)
+    monkeypatch.setattr(measure_gains, "judged", lambda names, network: {"error": 0.5})
+    out = tmp_path / "gains.json"
+    measure_gains.main(["--seconds", "4", "--seeds", "1", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert rows["plain"]["steps"] == 40 and rows["muon"]["steps"] == 20  # equal time, not steps
+    trained.clear()
+    measure_gains.main(["--seconds", "4", "--seeds", "2", "--out", str(out)])
+    assert [(variant, seed) for variant, seed, _ in trained] == [
+        (variant, 1) for variant in measure_gains.VARIANTS]
+    rows = json.loads(out.read_text())["rows"]
+    assert all(set(row["runs"]) == {"0", "1"} for row in rows.values())
