@@ -1,0 +1,96 @@
+"""How many channels does a latent need? Train notebook 10's small autoencoder with several, and
+write what the notebook shows: diffusion_lib/weights/tables/compression.json, and the first fresh
+drawings there and back, weights/progress/compression_<channels>.webp.
+
+    python .ci/measure_compression.py --seeds 3        one thread; about ten minutes
+
+The program itself stands in the notebook; here it is trained for the same number of steps with
+each number of channels. A seed fixes the first weights. A table half done is gone on with.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion_lib import ToyCats, read_attributes, to_float, to_uint8
+from diffusion_lib.data.pictures import image_grid
+from diffusion_lib.data.toycats import ATTRIBUTES
+from diffusion_lib.measuring.reconstruction import psnr
+from diffusion_lib.saving.files import whole
+from diffusion_lib.saving.pretrained import WEIGHTS
+
+TABLE, GRIDS = WEIGHTS / "tables/compression.json", WEIGHTS / "progress"
+NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks/10_latent_diffusion.ipynb"
+CHANNELS, FRESH, SHOWN = (1, 2, 4, 8, 16), 300, 8
+
+
+def program() -> dict[str, Any]:
+    """The names that the notebook's program defines before it begins to train."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    (source,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "own-program-10")
+    names: dict[str, Any] = {"torch": torch}
+    exec(source.split("\nencoder, decoder = train(")[0], names)
+    return names
+
+
+def fresh() -> ToyCats:
+    """Drawings that no run saw."""
+    return ToyCats(32, n=FRESH, seed=1)
+
+
+@torch.no_grad()
+def there_and_back(encoder: nn.Module, decoder: nn.Module, pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, 32, 32) in [-1, 1], through the means of their latents."""
+    return decoder(encoder(pictures)[0]).clamp(-1, 1)
+
+
+def judged(back: Tensor, drawings: ToyCats) -> dict[str, float]:
+    """PSNR in decibels, and of how many drawings each attribute is read as it was drawn."""
+    seen = read_attributes(back)
+    hits = (seen.attributes == drawings.attributes).sum(0).tolist()
+    right = (seen.attributes == drawings.attributes).all(1) & seen.is_cat
+    return {"psnr": round(psnr(to_uint8(back), drawings.images).value, 2),
+            **dict(zip(ATTRIBUTES, hits, strict=True)), "all": int(right.sum())}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--grids", type=Path, default=GRIDS)
+    a = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    names, drawings = program(), fresh()
+    setting = {"steps": names["STEPS"], "fresh": FRESH}
+    table = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {}
+    if {key: table.get(key) for key in setting} != setting:
+        table = setting | {"runs": {str(channels): {} for channels in CHANNELS}}
+    for seed in range(a.seeds):  # all widths of a seed, then the next: half a table compares too
+        for channels, runs in table["runs"].items():
+            if str(seed) in runs:
+                continue
+            pair = names["train"](c=int(channels), seed=seed)
+            back = there_and_back(*pair, to_float(drawings.images))
+            runs[str(seed)] = judged(back, drawings)
+            print(channels, seed, runs[str(seed)], flush=True)
+            if seed == 0:
+                with whole(a.grids / f"compression_{int(channels):02d}.webp") as path:
+                    sheet = image_grid(back[:SHOWN], columns=SHOWN)
+                    sheet.save(path, format="webp", lossless=True)
+            with whole(a.out) as path:
+                path.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
+    median = {c: statistics.median(r["psnr"] for r in runs.values())
+              for c, runs in table["runs"].items()}
+    print("median PSNR:", median)
+
+
+if __name__ == "__main__":
+    main()
