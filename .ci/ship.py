@@ -1,11 +1,14 @@
-"""Add a model to those that ship with the library: float16 weights, a card, its sha256 in the
-register.
+"""Add a model to those that ship with the library: float16 weights, or a byte each; a card; its
+sha256 in the register.
 
     python .ci/ship.py runs/cats32 cats32
     python .ci/ship.py runs/catfaces_autoencoder catfaces_autoencoder    before the models that
     python .ci/ship.py runs/catfaces128 catfaces128                      draw its latents
+    python .ci/ship.py runs/toysd64 toysd64 --bits 8
     python .ci/ship.py runs/decoder catfaces_autoencoder --mix runs/catfaces_autoencoder 0.4
 
+--bits 8: half the size (saving/eight_bits.py). The run may be a shipped model's name, too: its
+weights are written anew, its card stays.
 --mix: four tenths of the weights before a second pass (Wortsman et al. 2022, "Model soups").
 """
 
@@ -25,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion_lib.saving import pretrained
 from diffusion_lib.saving.checkpoint import newest_checkpoint, read_state
+from diffusion_lib.saving.eight_bits import pack
 from diffusion_lib.saving.files import sha256, whole
 from diffusion_lib.training.run_folder import CsvLog
 
@@ -56,7 +60,7 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
         "seconds": round(float(log[-1]["seconds"])),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
                    f"torch {torch.__version__}",
-        "weights": "the last average (EMA), stored in float16", "log": thinned,
+        "weights": "the last average (EMA)", "log": thinned,
     }
     if left_out := (state.get("config") or {}).get("exclude"):
         told["exclude"] = left_out
@@ -79,16 +83,18 @@ def passes(run: Path) -> list[tuple[int, float]]:
     return own + (passes(before) if (before / "log.csv").exists() else [])
 
 
-def ship(name: str, model: nn.Module, card: dict) -> Path:
-    """Add a model to the shipped ones: float16 weights, a card (JSON), and its sha256 in the
-    register.
+def ship(name: str, model: nn.Module, card: dict, bits: int = 16) -> Path:
+    """Add a model to the shipped ones: weights of 16 or 8 bits, a card (JSON), and its sha256 in
+    the register.
     """
     path = pretrained.WEIGHTS / f"{name}.safetensors"
-    state = model.state_dict().items()
+    state = model.state_dict()
+    halves = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
     with whole(path) as temporary:
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state},
-                  temporary)
-    full = {**card, "model": dataclasses.asdict(model.config)}
+        save_file(pack(state) if bits == 8 else halves, temporary)
+    told = card.get("weights", "weights").partition(", stored")[0]
+    stored = f"{told}, stored in " + ("float16" if bits == 16 else "8 bits, one scale a row")
+    full = {**card, "weights": stored, "model": dataclasses.asdict(model.config)}
     text = json.dumps(full, indent=1)
     text = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()),
                   text)  # rows of numbers in one line
@@ -100,27 +106,20 @@ def ship(name: str, model: nn.Module, card: dict) -> Path:
     return path
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(usage="ship.py RUN NAME [--mix RUN SHARE]")
-    parser.add_argument("run")
-    parser.add_argument("name")
-    parser.add_argument("--mix", nargs=2, metavar=("RUN", "SHARE"))
-    a = parser.parse_args()
-    run, name = a.run, a.name
-    if a.mix and not pretrained.is_autoencoder(run):
-        parser.error("--mix is for autoencoders")
+def of_run(run: str, mix: list[str] | None) -> tuple[nn.Module, dict]:
+    """A run's network and what its card says."""
     if pretrained.is_autoencoder(run):
         model = pretrained.load_autoencoder(run)
-        if a.mix:
-            other, share = pretrained.load_autoencoder(a.mix[0]).state_dict(), float(a.mix[1])
+        if mix:
+            other, share = pretrained.load_autoencoder(mix[0]).state_dict(), float(mix[1])
             for weight_name, weight in model.state_dict().items():
                 weight.lerp_(other[weight_name], share)
         state = read_state(newest_checkpoint(run))
         more = {"latents": {"mean": model.latent_mean.tolist(), "std": model.latent_std.tolist()}}
         seen, seconds = map(sum, zip(*passes(Path(run)), strict=True))
         more |= {"images_seen": seen, "seconds": round(seconds)}
-        if a.mix:
-            more["mixed"] = {"with": a.mix[0], "share": float(a.mix[1])}
+        if mix:
+            more["mixed"] = {"with": mix[0], "share": float(mix[1])}
     else:
         model, diffusion, state = loaded = pretrained.load_model(run)
         more = {"diffusion": diffusion.state_dict()}
@@ -131,4 +130,22 @@ if __name__ == "__main__":
             if mark not in known:
                 sys.exit("its autoencoder does not ship: ship that one first")
             more["autoencoder"] = {"name": known[mark], "sha256": mark}
-    print(f"written to {ship(name, model, {**card(run, state), **more})}")
+    return model, {**card(run, state), **more}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        usage="ship.py RUN NAME [--bits 8] [--mix RUN SHARE]")
+    parser.add_argument("run")
+    parser.add_argument("name")
+    parser.add_argument("--bits", type=int, choices=(8, 16), default=16)
+    parser.add_argument("--mix", nargs=2, metavar=("RUN", "SHARE"))
+    a = parser.parse_args()
+    if a.mix and not pretrained.is_autoencoder(a.run):
+        parser.error("--mix is for autoencoders")
+    if a.run in pretrained.shipped_models():
+        shipped = pretrained.load_pretrained(a.run)
+        made = shipped.model, shipped.info
+    else:
+        made = of_run(a.run, a.mix)
+    print(f"written to {ship(a.name, *made, bits=a.bits)}")

@@ -15,6 +15,7 @@ from ..core.text import TextUNet
 from ..core.unet import UNet
 from .checkpoint import load_checkpoint, load_weights, newest_checkpoint, read_state
 from .diffusers_format import is_diffusers_folder, load_diffusers
+from .eight_bits import unpack
 from .files import sha256
 from .latents import fingerprint_of
 from .text_format import holds_text_unet, load_text_unet
@@ -243,7 +244,7 @@ def _shipped(name: str) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError(f"{path} is missing or differs from the register; "
                          "install the library again")
     card = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
-    return card, load_file(path)
+    return card, unpack(load_file(path))
 
 
 def progress_grids(name: str) -> dict[int, Image.Image]:

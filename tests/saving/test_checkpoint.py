@@ -29,6 +29,7 @@ from diffusion_lib.saving.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from diffusion_lib.saving.eight_bits import pack, unpack
 from diffusion_lib.saving.pretrained import load_model, start_from
 
 ROOT = Path(__file__).parents[2]
@@ -453,6 +454,27 @@ def test_ship_and_load_again(register: Path, refuses) -> None:
     assert path.stat().st_size < 2 * sum(p.numel() for p in model.parameters()) + 20_000
     with refuses(ValueError, "'mien'", "there are mine, other"):
         pretrained.load_pretrained("mien")
+
+
+def test_a_byte_a_weight_is_half_as_large_and_half_a_scale_off(register: Path) -> None:
+    model, diffusion = tiny_unet(5), GaussianDiffusion(cosine_beta_schedule(20))
+    card = {"diffusion": diffusion.state_dict(), "weights": "the last average, stored in float16"}
+    path = ship("small", model, card, bits=8)
+    weights = sum(p.numel() for p in model.parameters())
+    assert path.stat().st_size < 1.2 * weights + 20_000
+    loaded, _, card = pretrained.load_pretrained("small")
+    assert card["weights"] == "the last average, stored in 8 bits, one scale a row"
+    for name, weight in model.state_dict().items():
+        back = loaded.state_dict()[name]
+        if weight.ndim > 1:
+            rows = weight.flatten(1)
+            off = (back - weight).flatten(1).abs().amax(1)
+            assert (off <= rows.abs().amax(1) / 254 * 1.001).all(), name
+        else:
+            assert torch.equal(back, weight.half().float()), name
+    matrices = {k: v for k, v in loaded.state_dict().items() if v.ndim > 1}
+    again = unpack(pack(matrices))  # what was rounded once stays
+    assert all(torch.allclose(again[k], v, rtol=1e-5, atol=1e-7) for k, v in matrices.items())
 
 
 def test_a_changed_or_missing_shipped_file(register: Path, refuses) -> None:
