@@ -93,6 +93,11 @@ ALSO = {"stripes": {"patches_ceiling": (PATTERN, PATCHES)},
         "patches": {"stripes_ceiling": (PATTERN, STRIPES)}}
 
 
+# Words that stand in no caption -> the fur that they mean.
+NEVER_SEEN = {"snowy": "white", "dark": "black", "orange": "ginger", "gray": "grey",
+              "chocolate": "brown"}
+
+
 # -- what the network is told ----------------------------------------------------------------------
 
 
@@ -119,21 +124,25 @@ def captions_of(labels: Tensor, said: Tensor) -> list[str]:
     return [caption(row) for row in torch.where(said, labels, -1).tolist()]
 
 
-def of_captions(encode: Callable[[list[str]], Tensor]) -> Vectors:
+class OfCaptions:
     """A frozen text encoder, captions -> (B, D), as a way to tell: each caption is read once, and
     the numbers are brought to mean 0 and spread 1. Where nothing is said, zeros.
     """
-    full = torch.cartesian_prod(*(torch.arange(k) for k in SIZES))
-    everything = encode(captions_of(full, torch.ones_like(full, dtype=torch.bool)))
-    mean, spread, known = everything.mean(0), everything.std(), {}
 
-    def vectors(labels: Tensor, said: Tensor) -> Tensor:
-        wanted = captions_of(labels, said)
-        if new := sorted(set(wanted) - known.keys()):
-            known.update(zip(new, (encode(new) - mean) / spread, strict=True))
-        return torch.stack([known[words] for words in wanted]) * said.any(1, keepdim=True)
+    def __init__(self, encode: Callable[[list[str]], Tensor]) -> None:
+        full = torch.cartesian_prod(*(torch.arange(k) for k in SIZES))
+        everything = encode(captions_of(full, torch.ones_like(full, dtype=torch.bool)))
+        self.encode, self.known = encode, dict[str, Tensor]()
+        self.mean, self.spread = everything.mean(0), everything.std()
 
-    return vectors
+    def read(self, captions: list[str]) -> Tensor:
+        if new := sorted(set(captions) - self.known.keys()):
+            rows = (self.encode(new) - self.mean) / self.spread
+            self.known.update(zip(new, rows, strict=True))
+        return torch.stack([self.known[words] for words in captions])
+
+    def __call__(self, labels: Tensor, said: Tensor) -> Tensor:
+        return self.read(captions_of(labels, said)) * said.any(1, keepdim=True)
 
 
 class SmallClip(nn.Module):
@@ -222,11 +231,11 @@ def way_to_tell(arm: Arm, pictures: Tensor, labels: Tensor, dice: torch.Generato
     if arm.told == "clip":
         clip = SmallClip()
         clip.fit(pictures, labels, dice, steps=600)
-        return of_captions(clip.read)
+        return OfCaptions(clip.read)
     if arm.told == "sentence":
         if sentences is None:
             raise ValueError("the arm 'sentence' needs --sentences FOLDER, or leave it out")
-        return of_captions(sentence_encoder(sentences))
+        return OfCaptions(sentence_encoder(sentences))
     return {"attributes": one_hot, "combination": one_hot_combination}[arm.told]
 
 
@@ -363,6 +372,16 @@ def by_pair(right: Tensor, labels: Tensor, columns: Sequence[int]) -> dict[str, 
     return found
 
 
+@torch.no_grad()
+def drawn(
+    network: UNet, told: Sequence[Tensor], rest: Tensor, scale: float, bf16: bool
+) -> Tensor:
+    """A picture for each row of what is told, from consecutive seeds."""
+    asked, shape = Asked(network, told, rest, scale, bf16), (len(rest), 3, SIZE, SIZE)
+    return last_step(dpm_solver_pp(process(), asked, shape, steps=SAMPLING_STEPS,
+                                   seeds=range(len(rest)))).x_t
+
+
 def cells(
     arm: Arm, vectors: Vectors, network: UNet, n: int, bf16: bool, few: bool = False
 ) -> list[Row]:
@@ -380,15 +399,30 @@ def cells(
         terms = [columns] if how == "joint" else [(c,) for c in columns]
         told = [vectors(labels, spoken(labels, arm.column, term)) for term in terms]
         rest = vectors(labels, spoken(labels, arm.column, ()))
-        with torch.no_grad():
-            pictures = last_step(dpm_solver_pp(
-                process(), Asked(network, told, rest, scale, bf16), (n, 3, SIZE, SIZE),
-                steps=SAMPLING_STEPS, seeds=range(n))).x_t
+        pictures = drawn(network, told, rest, scale, bf16)
         row = {"asked": asked, "how": how, "scale": scale,
                **counted(pictures, labels, list(columns))}
         if arm.column == PATTERN and arm.value == PATCHES and asked == "withheld":
             row["orange"] = round(float(orange(pictures).mean()), 3)
         rows.append(row)
+    return rows
+
+
+def new_words(vectors: OfCaptions, network: UNet, n: int, bf16: bool) -> list[Row]:
+    """Captions with a word for the fur that was never seen: how often is it the fur that is meant?
+    The rest says everything but the fur.
+    """
+    rows, furs = [], list(ATTRIBUTES["fur"])
+    for word, fur in NEVER_SEEN.items():
+        labels = ToyCats(SIZE, n, seed=999).attributes
+        labels[:, FURS] = furs.index(fur)
+        all_said = torch.ones_like(labels, dtype=torch.bool)
+        asked = vectors.read([text.replace(fur, word)
+                              for text in captions_of(labels, all_said)])
+        all_said[:, FURS] = False
+        x = drawn(network, [asked], vectors(labels, all_said), 2, bf16)
+        rows.append({"asked": f"word {word}", "how": "joint", "scale": 2,
+                     **counted(x, labels, [FURS])})
     return rows
 
 
@@ -408,9 +442,12 @@ def run(name: str, seed: int, steps: int, n: int, sentences: Path | None) -> lis
     asked = {name: arm} | {
         other: arm._replace(column=column, value=value)
         for other, (column, value) in ALSO.get(name, {}).items()}
-    return [{"arm": title, **told,
+    rows = [{"arm": title, **told,
              "cells": cells(each, vectors, network, n, bf16, few=title != name)}
             for title, each in asked.items()]
+    if arm.told == "sentence" and isinstance(vectors, OfCaptions):
+        rows[0]["cells"] += new_words(vectors, network, n, bf16)
+    return rows
 
 
 def truth() -> Row:

@@ -261,12 +261,15 @@ def progress_grids(name: str) -> dict[int, Image.Image]:
 
 
 def shipped_table(name: str) -> dict:
-    """What a program in .ci/ measured, for the notebooks to read: weights/tables/NAME.json.
+    """What a program in .ci/ measured, for the notebooks to read: weights/tables/NAME.json, or
+    NAME.safetensors with a tensor for each name.
 
     Raises FileNotFoundError, listing the tables there are.
     """
     path = WEIGHTS / "tables" / f"{name}.json"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
-        raise FileNotFoundError(f"there is no table {name!r}; there are {known}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    if path.with_suffix(".safetensors").exists():
+        return load_file(path.with_suffix(".safetensors"))
+    known = ", ".join(sorted(p.stem for p in path.parent.glob("*.*"))) or "none"
+    raise FileNotFoundError(f"there is no table {name!r}; there are {known}")

@@ -86,7 +86,7 @@ def test_a_frozen_encoder_says_nothing_with_zeros_and_reads_each_caption_once() 
         read.extend(captions)
         return torch.tensor([[float(len(text)), float(text.count("e"))] for text in captions])
 
-    vectors = program.of_captions(encode)
+    vectors = program.OfCaptions(encode)
     labels, before = torch.tensor([[0, 1, 2, 2, 4]] * 2), len(read)
     said = torch.stack([SAID[0], ~SAID[0]])
     told = vectors(labels, said)
@@ -94,6 +94,34 @@ def test_a_frozen_encoder_says_nothing_with_zeros_and_reads_each_caption_once() 
     assert torch.equal(vectors(labels, said), told) and len(read) == before + 2
     assert "a white cat" in program.captions_of(
         labels[:1], torch.tensor([[True, False, False, False, False]]))
+
+
+def test_a_word_never_seen_takes_the_place_of_the_fur(monkeypatch) -> None:
+    asked: list[str] = []
+
+    def encode(captions: list[str]) -> torch.Tensor:
+        asked.extend(captions)
+        return torch.randn(len(captions), 3)
+
+    monkeypatch.setattr(program, "drawn", lambda network, told, rest, scale, bf16: torch.zeros(
+        len(rest), 3, program.SIZE, program.SIZE))
+    vectors = program.OfCaptions(encode)
+    asked.clear()
+    rows = program.new_words(vectors, None, 4, False)  # type: ignore[arg-type]
+    assert [row["asked"] for row in rows] == [f"word {word}" for word in program.NEVER_SEEN]
+    for word, fur in program.NEVER_SEEN.items():
+        told = [text for text in asked if f"a {word} cat" in text]
+        assert told and not any(fur in text.split() for text in told), word
+
+
+def test_sentence_vectors_tell_every_attribute_apart() -> None:
+    vectors = shipped_table("sentences")["vectors"].double()
+    labels = torch.cartesian_prod(*map(torch.arange, program.SIZES))
+    x = torch.cat([vectors, torch.ones(len(vectors), 1)], dim=1)
+    for column, size in enumerate(program.SIZES):
+        answers = torch.nn.functional.one_hot(labels[:, column], size).double()
+        line = torch.linalg.lstsq(x, answers, driver="gelsd").solution
+        assert ((x @ line).argmax(1) == labels[:, column]).all(), column
 
 
 def test_a_run_that_is_in_the_table_is_not_repeated(tmp_path, monkeypatch, capsys) -> None:
@@ -107,6 +135,7 @@ def test_a_run_that_is_in_the_table_is_not_repeated(tmp_path, monkeypatch, capsy
     capsys.readouterr()
     program.main()
     assert capsys.readouterr().out == ""
+
 
 def test_the_shipped_table_is_whole() -> None:
     table = shipped_table("composition")
