@@ -17,8 +17,9 @@ def is_caption(file: Path, path: Path, pictures: Sequence[Path]) -> bool:
 
 
 def read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
-    """The caption of every picture file below `path`; empty where the folder has none at all.
+    """The caption of every picture file below `path`; empty where the folder has none.
 
+    A few .txt, beside less than half of the pictures, are notes of somebody's and no captions.
     Raises ValueError for a picture without one, for a picture named twice or not there, for a file
     that is not UTF-8, and for a captions.csv whose first line is not file,caption.
     """
@@ -29,6 +30,8 @@ def read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
         pictures = set(files)  # a picture may be called a.txt
         told = {f: text_of(text) for f, text in texts.items()
                 if text not in pictures and text.is_file()}
+        if 2 * len(told) < len(files):
+            return {}
     if (told or table) and (lacking := [f for f in files if f not in told]):
         where = f"in {path / NAME}" if table else f"beside it ({texts[lacking[0]].name})"
         more = f" ({len(lacking) - 1} more lack theirs)" if len(lacking) > 1 else ""

@@ -34,8 +34,8 @@ def load_folder(path: Path, size: int, part: str = "") -> Loaded:
     """
     check_folder(path := Path(os.path.abspath(path)))  # "." has a name, too
     files, left = pictures_below(path)
-    left = {file: why for file, why in left.items() if not is_caption(file, path, files)}
-    captions = read_captions(path, files)
+    if captions := read_captions(path, files):
+        left = {file: why for file, why in left.items() if not is_caption(file, path, files)}
     where = f"below {shown(path)}"
     if not files:
         raise ValueError(f"no pictures {where}: it holds {summary(left) or 'no files'}; "

@@ -1,4 +1,4 @@
-"""Weights at a byte each, for models that ship: a whole number from -127 to 127 and one scale a row.
+"""Weights at a byte each, for models that ship: whole numbers from -127 to 127, one scale a row.
 
 A row is what makes one output (the weight's first dimension); its scale is its largest weight over
 127. Rounding moves no weight by more than half a scale. Vectors (biases, norms) stay float16: they

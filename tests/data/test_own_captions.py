@@ -60,8 +60,16 @@ def test_faults_are_one_line(folder, refuses):
     with refuses(ValueError, "captions.csv", "UTF-8"):
         load(folder)
     table.unlink()
-    (folder / "a.txt").write_text("a cat", encoding="utf-8")
+    for name in ("a.txt", "more/c.txt"):
+        (folder / name).write_text("a cat", encoding="utf-8")
     with refuses(ValueError, "b.png", "no caption", "b.txt"):
         load(folder)
     with refuses(ValueError, "exclude", "drawn"):
         load_data(f"folder:{folder}", 8, exclude=[{"fur": "white"}])
+
+
+def test_a_note_beside_one_of_many_pictures_is_no_caption(folder):
+    (folder / "a.txt").write_text("from my aunt", encoding="utf-8")
+    with pytest.warns(UserWarning, match="left aside 1 of 4 files .* 1 not a picture"):
+        data = load_data(f"folder:{folder}", 8)
+    assert len(data) == 3 and data.captions == () and "a.txt" in data.skipped[0]
