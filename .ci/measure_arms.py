@@ -2,6 +2,9 @@
 in weights/progress, both in diffusion_lib.
 
     python .ci/measure_arms.py runs --n 500        needs data/ and runs/arm_classes32 and so on
+    python .ci/measure_arms.py runs --arms latents128      one more row in the table there is
+
+The last one is notebook 10's: faces128 once more, as latents, at equal multiply-adds.
 
 Draws n consecutive seeds of each arm and compares them with photographs of their own kind by every
 measure, in two kinds of features. Next to them the same for 32 px samples enlarged to 128 px, and
@@ -27,6 +30,7 @@ from diffusion_lib.data.pictures import image_grid
 from diffusion_lib.data.sources import in_batches, to_uint8
 from diffusion_lib.measuring.metrics import Measure, power_spectrum, wilson
 from diffusion_lib.measuring.report import CAT, class_share, real_pictures, said
+from diffusion_lib.saving.checkpoint import newest_checkpoint, read_state
 from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
 from diffusion_lib.training.run_folder import CsvLog
@@ -38,6 +42,7 @@ ARMS = {  # arm -> the data it learnt from
     "resized128": "folder:data/cifar10/train/cat",
     "whole128": "folder:data/cats128_more#train",
     "faces128": "folder:data/catfaces128#train",
+    "latents128": "folder:data/catfaces128#train",
 }
 OTHER_TARGET = "faces128_v"  # its grids only: trained with --diffusion.prediction v
 SHOWN = 8  # seeds in a grid
@@ -142,13 +147,19 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--judge", help="path of a classifier that saw other cats: trained on "
                         "the held-out ones (.ci/train_classifier.py)")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     a = parser.parse_args()
+    if "resized128" in a.arms and "cats32" not in a.arms:
+        parser.error("resized128 is measured with cats32, whose samples are enlarged beside it")
     TABLE.parent.mkdir(exist_ok=True)
     judges = {"shipped": load_classifier()}
     if a.judge:
         judges["other"] = load_classifier(a.judge)
-    rows, small = {}, None
-    for arm, data in ARMS.items():
+    everything = set(a.arms) == set(ARMS)
+    rows = {} if everything else json.loads(TABLE.read_text(encoding="utf-8"))
+    small = None
+    for arm in a.arms:
+        data = ARMS[arm]
         train, held_out = photographs(arm)
         references = {kind: Reference.of(train, held_out, name=data, features=kind)
                       for kind in ("classifier", "catface")}
@@ -158,20 +169,32 @@ def main() -> None:
         rows[arm] = row(pictures, references, judges, a.n) | {
             "data": data, "photographs": len(train), "seconds_drawing": round(seconds, 1),
             "steps": int(log[-1]["step"]), "minutes": round(float(log[-1]["seconds"]) / 60, 1),
-            "moments": moments(run, arm)}
+            "pictures_seen": int(log[-1]["step"]) * seen_at_once(run)}
         if arm == "cats32":
             small = pictures
         if arm == "resized128":
             rows["enlarged"] = row(enlarged(small), references, judges, a.n)
-        real = min(a.n, len(held_out))
-        rows[f"real_{arm}"] = row(held_out, references, judges, real)
-        rows[f"real_{arm}"]["measures"] |= unseen(train, judges, a.n)
+        if arm != "latents128":  # 06 shows moments of its five; photographs are those of faces128
+            rows[arm]["moments"] = moments(run, arm)
+            real = min(a.n, len(held_out))
+            rows[f"real_{arm}"] = row(held_out, references, judges, real)
+            rows[f"real_{arm}"]["measures"] |= unseen(train, judges, a.n)
         if arm == "faces128":
             rows["upside_down"] = row(held_out.flip(-2), references, judges, real)
         print(arm, rows[arm]["measures"], flush=True)
-        with whole(TABLE) as path:
-            path.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
-    moments(a.runs / f"arm_{OTHER_TARGET}", OTHER_TARGET)
+        write(rows)
+    if "faces128" in a.arms:
+        moments(a.runs / f"arm_{OTHER_TARGET}", OTHER_TARGET)
+
+
+def seen_at_once(run: Path) -> int:
+    """Pictures of a training step."""
+    return read_state(newest_checkpoint(run))["train"]["batch_size"]
+
+
+def write(rows: dict) -> None:
+    with whole(TABLE) as path:
+        path.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
