@@ -1,5 +1,6 @@
 """Withhold a combination of two attributes in training, then ask for it, and write what notebook 09
-reads: diffusion_lib/weights/tables/composition.json.
+reads: diffusion_lib/weights/tables/composition.json, and what the networks of seed 0 drew of the
+withheld cats, diffusion_lib/weights/progress/withheld_<arm>_<how>_<scale>.webp.
 
     python .ci/measure_composition.py      every arm; three to six minutes a run, two hours in all
     python .ci/measure_composition.py --arms 14_of_15 7_of_15
@@ -36,6 +37,7 @@ from diffusion_lib import (
     to_float,
 )
 from diffusion_lib.core.text import TextConfig, TextEncoder, Tokenizer, words_of
+from diffusion_lib.data.pictures import image_grid
 from diffusion_lib.data.toycats import ATTRIBUTES, FUR, PATCH, caption, make_cats, render
 from diffusion_lib.measuring.toyreader import MIDDLE, SIDE
 from diffusion_lib.saving.files import whole
@@ -43,9 +45,10 @@ from diffusion_lib.saving.pretrained import WEIGHTS
 from diffusion_lib.training.device import probe_autocast
 from diffusion_lib.training.optimizer import make_optimizer
 
-TABLE = WEIGHTS / "tables/composition.json"
+TABLE, GRIDS = WEIGHTS / "tables/composition.json", WEIGHTS / "progress"
 SIZE, BATCH, STEPS, RATE, DROP = 16, 64, 2500, 8e-3, 0.35
 WARMUP = 50  # steps
+SHOWN = 12  # samples in a grid
 SCALES, SAMPLING_STEPS = (1, 2, 4, 6), 16
 NAMES, SIZES = list(ATTRIBUTES), [len(values) for values in ATTRIBUTES.values()]
 FURS, PATTERN, EARS = NAMES.index("fur"), NAMES.index("pattern"), NAMES.index("ears")
@@ -383,10 +386,11 @@ def drawn(
 
 
 def cells(
-    arm: Arm, vectors: Vectors, network: UNet, n: int, bf16: bool, few: bool = False
+    arm: Arm, vectors: Vectors, network: UNet, n: int, bf16: bool, few: bool = False,
+    grids: Path | None = None, title: str = "",
 ) -> list[Row]:
     """Every cell of a run: what is asked, how, at which scale, and the counts. few: only those of
-    the cat itself.
+    the cat itself. grids: a folder for the first samples of it.
     """
     two, rows = (FURS, arm.column), []
     wanted = requests([(WHITE, arm.value)], arm.column, n)
@@ -400,6 +404,10 @@ def cells(
         told = [vectors(labels, spoken(labels, arm.column, term)) for term in terms]
         rest = vectors(labels, spoken(labels, arm.column, ()))
         pictures = drawn(network, told, rest, scale, bf16)
+        if grids is not None and asked == "withheld" and scale in (2, 4):
+            with whole(grids / f"withheld_{title}_{how}_{scale:02d}.webp") as path:
+                sheet = image_grid(pictures[:SHOWN], columns=SHOWN)
+                sheet.save(path, format="webp", lossless=True)
         row = {"asked": asked, "how": how, "scale": scale,
                **counted(pictures, labels, list(columns))}
         if arm.column == PATTERN and arm.value == PATCHES and asked == "withheld":
@@ -426,7 +434,8 @@ def new_words(vectors: OfCaptions, network: UNet, n: int, bf16: bool) -> list[Ro
     return rows
 
 
-def run(name: str, seed: int, steps: int, n: int, sentences: Path | None) -> list[Row]:
+def run(name: str, seed: int, steps: int, n: int, sentences: Path | None,
+        grids: Path | None = None) -> list[Row]:
     """Train, ask, count: a row, and one more for each other cat that is asked for."""
     arm = ARMS[name]
     bf16 = probe_autocast(torch.device("cpu")) == "bf16"
@@ -443,7 +452,7 @@ def run(name: str, seed: int, steps: int, n: int, sentences: Path | None) -> lis
         other: arm._replace(column=column, value=value)
         for other, (column, value) in ALSO.get(name, {}).items()}
     rows = [{"arm": title, **told,
-             "cells": cells(each, vectors, network, n, bf16, few=title != name)}
+             "cells": cells(each, vectors, network, n, bf16, title != name, grids, title)}
             for title, each in asked.items()]
     if arm.told == "sentence" and isinstance(vectors, OfCaptions):
         rows[0]["cells"] += new_words(vectors, network, n, bf16)
@@ -469,6 +478,8 @@ def main() -> None:
     parser.add_argument("--sentences", type=Path,
                         help="folder of a sentence encoder; without it that arm is left out")
     parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--grids", type=Path, help="folder for pictures of seed 0's networks; "
+                        f"the shipped ones are in {GRIDS.parent.name}/{GRIDS.name}")
     a = parser.parse_args()
     if min(a.seeds, a.steps, a.n) < 1:
         parser.error("--seeds, --steps and --n must be at least 1")
@@ -485,7 +496,7 @@ def main() -> None:
     for seed, name in product(range(a.seeds), arms):
         if (name, seed, steps := a.steps * ARMS[name].longer) in done:
             continue
-        rows = run(name, seed, steps, a.n, a.sentences)
+        rows = run(name, seed, steps, a.n, a.sentences, None if seed else a.grids)
         table["runs"] += rows
         with whole(a.out) as path:
             path.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
