@@ -128,16 +128,20 @@ def drawn(run: Path, n: int) -> tuple[Tensor, float]:
     return to_uint8(pictures), time.perf_counter() - start
 
 
+def keep(pictures: Tensor, arm: str, step: int) -> None:
+    """A grid, in weights/progress."""
+    if pictures.shape[-1] == 32:  # as large as the others; pixels stay pixels
+        pictures = pictures.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    with whole(GRIDS / f"arm_{arm}_{step:04d}.webp") as path:
+        image_grid(pictures, columns=SHOWN).save(path, format="webp", quality=80)
+
+
 def moments(run: Path, arm: str) -> list[int]:
     """Grids of the same seeds at moments of a training; the steps of them."""
     folders = sorted((run / "checkpoints").glob("step_*"))
     steps = [int(folder.name.removeprefix("step_")) for folder in folders]
     for step, folder in zip(steps, folders, strict=True):
-        pictures, _ = drawn(folder, SHOWN)
-        if pictures.shape[-1] == 32:  # as large as the others; pixels stay pixels
-            pictures = pictures.repeat_interleave(4, -1).repeat_interleave(4, -2)
-        with whole(GRIDS / f"arm_{arm}_{step:04d}.webp") as path:
-            image_grid(pictures, columns=SHOWN).save(path, format="webp", quality=80)
+        keep(drawn(folder, SHOWN)[0], arm, step)
     return steps
 
 
@@ -179,6 +183,8 @@ def main() -> None:
             real = min(a.n, len(held_out))
             rows[f"real_{arm}"] = row(held_out, references, judges, real)
             rows[f"real_{arm}"]["measures"] |= unseen(train, judges, a.n)
+        else:
+            keep(pictures[:SHOWN], arm, rows[arm]["steps"])
         if arm == "faces128":
             rows["upside_down"] = row(held_out.flip(-2), references, judges, real)
         print(arm, rows[arm]["measures"], flush=True)
