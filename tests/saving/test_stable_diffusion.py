@@ -13,9 +13,12 @@ from diffusion_lib import (
     ddim,
     guided,
     last_step,
+    load_pretrained,
     make_betas,
+    read_attributes,
     words_of,
 )
+from diffusion_lib.data.toycats import caption
 from diffusion_lib.saving.stable_diffusion import (
     byte_pairs,
     joined,
@@ -75,6 +78,24 @@ def test_the_pipeline_draws_our_picture(tmp_path):
     assert (ours(3) - ours(1)).abs().max() * 255 > 10  # guidance, and the negative prompt, matter
     assert (ours(3) - ours(3, "a black cat")).abs().max() * 255 > 10
     assert ours(3).std() > 0.05
+
+
+@torch.no_grad()
+def test_the_shipped_miniature_draws_what_is_asked_and_the_same_in_diffusers():
+    model, diffusion, _ = loaded = load_pretrained("toysd64")
+    pipeline = to_pipeline(model, diffusion, loaded.autoencoder)
+    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    prompts = ["a white cat with stripes, green eyes and round ears on blue",
+               "a black cat with amber eyes and folded ears on pink"]
+    theirs = pipeline(prompts, latents=noise, num_inference_steps=12, guidance_scale=3.0,
+                      output_type="pt").images
+    walk = ddim(diffusion, guided(model, prompts, 3.0), noise.shape, steps=12, x_T=noise,
+                clip=False)
+    drawn = loaded.autoencoder.decode(last_step(walk).x_t)
+    assert ((drawn / 2 + 0.5).clamp(0, 1) - theirs).abs().max().item() * 255 < 2
+    seen = read_attributes(drawn.clamp(-1, 1))
+    assert seen.is_cat.all()
+    assert [caption(row) for row in seen.attributes.tolist()] == prompts
 
 
 def test_the_tokenizer_says_our_numbers():
