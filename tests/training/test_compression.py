@@ -32,11 +32,11 @@ def test_the_notebooks_program_takes_every_number_of_channels() -> None:
 def test_a_table_half_done_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[tuple[int, int]] = []
 
-    def train(c: int, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    def train(c: int, steps: int, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
         trained.append((c, seed))
         return Same(), torch.nn.Identity()
 
-    monkeypatch.setattr(measure_compression, "program", lambda: {"train": train, "STEPS": 3})
+    monkeypatch.setattr(measure_compression, "program", lambda: {"train": train})
     monkeypatch.setattr(measure_compression, "fresh", lambda: ToyCats(32, n=8, seed=1))
     out = ["--out", str(tmp_path / "table.json"), "--grids", str(tmp_path)]
     measure_compression.main(["--seeds", "1", *out])
