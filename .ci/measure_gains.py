@@ -1,7 +1,7 @@
 """Measure what each change of notebook 04's program gains at equal time, and write what the
 notebook reads: diffusion_lib/weights/tables/gains.json.
 
-    python .ci/measure_gains.py --seconds 20 --seeds 4       one thread; about 9 minutes
+    python .ci/measure_gains.py --seconds 40 --seeds 4       one thread; a quarter of an hour
 
 The program itself stands in the notebook; here its network, loss and sampler are taken from there.
 One thing is changed at a time. First the processor time of a step is measured for each variant,
@@ -156,7 +156,7 @@ def seconds_a_step(names: dict, few: int = 15) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--out", type=Path, default=TABLE)
     a = parser.parse_args(arguments)
