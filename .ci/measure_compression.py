@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from notebook_program import program, table_of
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,17 +30,11 @@ from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
 
 TABLE, GRIDS = WEIGHTS / "tables/compression.json", WEIGHTS / "progress"
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks/10_latent_diffusion.ipynb"
 CHANNELS, STEPS, FRESH, SHOWN = (1, 2, 4, 8, 16), 1500, 300, 8
 
 
-def program() -> dict[str, Any]:
-    """The names that the notebook's program defines before it begins to train."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    (source,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "own-program-10")
-    names: dict[str, Any] = {"torch": torch}
-    exec(source.split("\nencoder, decoder = train(")[0], names)
-    return names
+def own_program() -> dict[str, Any]:
+    return program("10", "own-program-10", "encoder, decoder = train(", torch=torch)
 
 
 def fresh() -> ToyCats:
@@ -69,11 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--grids", type=Path, default=GRIDS)
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    names, drawings = program(), fresh()
+    names, drawings = own_program(), fresh()
     setting = {"steps": STEPS, "fresh": FRESH}
-    table = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {}
-    if {key: table.get(key) for key in setting} != setting:
-        table = setting | {"runs": {str(channels): {} for channels in CHANNELS}}
+    table = table_of(a.out, setting, CHANNELS)
     for seed in range(a.seeds):  # all widths of a seed, then the next: half a table compares too
         for channels, runs in table["runs"].items():
             if str(seed) in runs:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from notebook_program import program, table_of
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,18 +25,12 @@ from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
 
 TABLE = WEIGHTS / "tables/drop.json"
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks/08_classes_and_guidance.ipynb"
 RATES, STEPS = (0.0, 0.02, 0.1, 0.5), 400
 DRAWN, FRESH = 64, 256  # samples of a kind; drawings that no run saw
 
 
-def program() -> dict[str, Any]:
-    """The names that the notebook's program defines before it begins to train."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    (source,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "own-program-08")
-    names: dict[str, Any] = {}
-    exec(source.split("\nnetwork = train(")[0], names)
-    return names
+def own_program() -> dict[str, Any]:
+    return program("08", "own-program-08", "network = train(")
 
 
 @torch.no_grad()
@@ -74,11 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=TABLE)
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    names = program()
+    names = own_program()
     setting = {"steps": STEPS, "drawn": DRAWN, "fresh": FRESH}
-    table = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {}
-    if {key: table.get(key) for key in setting} != setting:
-        table = setting | {"runs": {str(rate): {} for rate in RATES}}
+    table = table_of(a.out, setting, RATES)
     for seed in range(a.seeds):  # all rates of a seed, then the next: half a table compares too
         for rate, runs in table["runs"].items():
             if str(seed) in runs:

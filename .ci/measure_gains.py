@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from notebook_program import program
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,24 +28,13 @@ from diffusion_lib.saving.pretrained import WEIGHTS
 from diffusion_lib.training.optimizer import Muon
 
 TABLE = WEIGHTS / "tables/gains.json"
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks/04_noise_prediction_loss.ipynb"
 VARIANTS = ("plain", "epsilon", "min_snr", "ema", "muon")
 RATE, BATCH, GAMMA, HALF_LIFE = 4e-3, 32, 5.0, 0.05  # half-life: a share of the run
 DRAWN, FRESH = 64, 128  # samples read; drawings that no run saw
 
 
-def source() -> str:
-    """The notebook's program."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    (found,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "own-program")
-    return found
-
-
-def program() -> dict[str, Any]:
-    """The names that the notebook's program defines before it begins to train."""
-    names: dict[str, Any] = {}
-    exec(source().split("torch.manual_seed(0)\n")[0], names)
-    return names
+def own_program() -> dict[str, Any]:
+    return program("04", "own-program", "torch.manual_seed(0)")
 
 
 def rates(alpha_bar: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=TABLE)
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    names = program()
+    names = own_program()
     table = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {}
     if table.get("seconds") != a.seconds:
         each = seconds_a_step(names)

@@ -21,7 +21,7 @@ def test_perfect_reconstructions_have_every_attribute() -> None:
 
 
 def test_the_notebooks_program_takes_every_number_of_channels() -> None:
-    names = measure_compression.program()
+    names = measure_compression.own_program()
     for channels in (1, 16):
         encoder, decoder = names["train"](c=channels, steps=2)
         back = measure_compression.there_and_back(encoder, decoder, torch.zeros(2, 3, 32, 32))
@@ -36,7 +36,7 @@ def test_a_table_half_done_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
         trained.append((c, seed))
         return Same(), torch.nn.Identity()
 
-    monkeypatch.setattr(measure_compression, "program", lambda: {"train": train})
+    monkeypatch.setattr(measure_compression, "own_program", lambda: {"train": train})
     monkeypatch.setattr(measure_compression, "fresh", lambda: ToyCats(32, n=8, seed=1))
     out = ["--out", str(tmp_path / "table.json"), "--grids", str(tmp_path)]
     measure_compression.main(["--seeds", "1", *out])

@@ -9,7 +9,7 @@ import torch
 
 
 def test_the_errors_are_those_of_the_answers() -> None:
-    names = measure_drop.program()
+    names = measure_drop.own_program()
 
     class Knows(torch.nn.Module):
         """Says v for x̂_0 = 0 where a fur is told, and for x̂_0 = x_t / √ᾱ where none is."""
@@ -34,7 +34,7 @@ def test_a_table_half_done_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
     def program() -> dict:
         return {"train": lambda drop, steps, seed: trained.append((drop, seed))}
 
-    monkeypatch.setattr(measure_drop, "program", program)
+    monkeypatch.setattr(measure_drop, "own_program", program)
     monkeypatch.setattr(measure_drop, "judged", lambda names, network: {"told": 0.5})
     out = tmp_path / "drop.json"
     measure_drop.main(["--seeds", "1", "--out", str(out)])

@@ -12,7 +12,7 @@ from diffusion_lib import GaussianDiffusion, cosine_beta_schedule, noise_predict
 
 @pytest.fixture(scope="module")
 def names() -> dict:
-    return measure_gains.program()
+    return measure_gains.own_program()
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
