@@ -65,5 +65,5 @@ def test_asked_for_white_it_draws_white() -> None:
 
 
 def test_away_from_what_was_never_learnt_the_pictures_break() -> None:
-    left = [float(x) for x in re.findall(r"left over ([\d.]+)", printed("08", "never-count-08"))]
+    left = [float(x) for x in re.findall(r"left-over ([\d.]+)", printed("08", "never-count-08"))]
     assert len(left) == 2 and left[1] > left[0]
