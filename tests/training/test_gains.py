@@ -7,7 +7,12 @@ import measure_gains
 import pytest
 import torch
 
-from diffusion_lib import GaussianDiffusion, cosine_beta_schedule, noise_prediction_loss
+from diffusion_lib import (
+    GaussianDiffusion,
+    cosine_beta_schedule,
+    noise_prediction_loss,
+    shipped_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +71,24 @@ def test_a_table_half_done_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
         (variant, 1) for variant in measure_gains.VARIANTS]
     rows = json.loads(out.read_text())["rows"]
     assert all(set(row["runs"]) == {"0", "1"} for row in rows.values())
+
+
+def test_the_shipped_table_says_what_notebook_04_says() -> None:
+    rows = shipped_table("gains")["rows"]
+    assert set(rows) == set(measure_gains.VARIANTS)
+    assert all(set(row["runs"]) == set("0123") for row in rows.values())
+
+    def change(variant: str, what: str) -> tuple[float, float]:
+        """Mean and half of the interval (Student's t, 95 %), against plain with the same seed."""
+        apart = torch.tensor([run[what] / rows["plain"]["runs"][seed][what] - 1
+                              for seed, run in rows[variant]["runs"].items()])
+        return apart.mean().item(), 3.18 * apart.std().item() / 2
+
+    for variant, what, gained in (
+        ("min_snr", "left_over", True), ("min_snr", "error", True), ("muon", "left_over", True),
+        ("muon", "error", False), ("ema", "left_over", False), ("ema", "error", False),
+        ("epsilon", "left_over", False),
+    ):
+        mean, half = change(variant, what)
+        assert (mean + half < 0) == gained, (variant, what, mean, half)
+    assert change("epsilon", "error")[0] > 1
