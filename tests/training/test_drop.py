@@ -7,6 +7,8 @@ import measure_drop
 import pytest
 import torch
 
+from diffusion_lib import shipped_table
+
 
 def test_the_errors_are_those_of_the_answers() -> None:
     names = measure_drop.own_program()
@@ -43,3 +45,18 @@ def test_a_table_half_done_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
     assert trained == [(rate, 1) for rate in measure_drop.RATES]
     runs = json.loads(out.read_text())["runs"]
     assert all(set(of_rate) == {"0", "1"} for of_rate in runs.values())
+
+
+def test_the_shipped_table_says_what_notebook_08_says() -> None:
+    runs = shipped_table("drop")["runs"]
+    assert all(len(of_rate) == 3 for of_rate in runs.values())
+
+    def span(rate: float, key: str) -> tuple[float, float]:
+        values = [run[key] for run in runs[str(rate)].values()]
+        return min(values), max(values)
+
+    assert span(0.0, "not_told")[0] > span(0.1, "not_told")[1] > span(0.5, "not_told")[1]
+    assert span(0.5, "told")[0] > span(0.0, "told")[1]  # a hidden label costs
+    assert span(0.0, "edge_3")[0] > span(0.1, "edge_3")[1] > span(0.5, "edge_3")[1]
+    assert max(span(0.0, "edge_1")[1], span(0.1, "edge_1")[1]) < 0.04
+    assert all(60 <= run["white_1"] for of_rate in runs.values() for run in of_rate.values())
