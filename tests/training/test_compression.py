@@ -8,7 +8,7 @@ import measure_compression
 import pytest
 import torch
 
-from diffusion_lib import ToyCats, to_float
+from diffusion_lib import ToyCats, progress_grids, shipped_table, to_float
 
 
 def test_perfect_reconstructions_have_every_attribute() -> None:
@@ -46,6 +46,18 @@ def test_a_table_half_done_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
     runs = json.loads((tmp_path / "table.json").read_text())["runs"]
     assert all(set(of_width) == {"0", "1"} for of_width in runs.values())
     assert (tmp_path / "compression_04.webp").exists()
+
+
+def test_the_shipped_table_says_what_notebook_10_says() -> None:
+    table = shipped_table("compression")
+    eyes, psnr = ([[run[what] for run in runs.values()] for runs in table["runs"].values()]
+                  for what in ("eyes", "psnr"))
+    assert [len(runs) for runs in eyes] == [2] * len(measure_compression.CHANNELS)
+    for i in range(2):  # from 1 to 4 channels each doubling helps, beyond the trainings' spread
+        assert max(eyes[i]) < min(eyes[i + 1]) and max(psnr[i]) < min(psnr[i + 1])
+    assert max(eyes[2]) < min(eyes[3]) and max(psnr[2]) < min(psnr[3])
+    assert min(eyes[4]) < max(eyes[3])  # from 8 to 16 nothing is seen
+    assert set(progress_grids("compression")) == set(measure_compression.CHANNELS)
 
 
 class Same(torch.nn.Module):
