@@ -6,7 +6,7 @@ import measure_composition as program
 import pytest
 import torch
 
-from diffusion_lib import ToyCats, shipped_table, to_float
+from diffusion_lib import ToyCats, shipped_table, to_float, wilson
 from diffusion_lib.data import toycats
 from diffusion_lib.data.toycats import make_cats
 
@@ -143,3 +143,42 @@ def test_the_shipped_table_is_whole() -> None:
     for run in table["runs"]:
         for cell in run["cells"]:
             assert cell["right"] <= min(cell["valid"], cell["words"]) <= cell["n"]
+
+
+def test_the_shipped_table_says_what_notebook_09_says() -> None:
+    runs = shipped_table("composition")["runs"]
+
+    def counts(arm: str, how: str, scale: int, what: str, asked: str = "withheld") -> list[int]:
+        found = [cell for run in runs if run["arm"] == arm for cell in run["cells"]
+                 if (cell["asked"], cell["how"], cell["scale"]) == (asked, how, scale)]
+        return [sum(cell[key] for cell in found) for key in (what, "n")]
+
+    def span(*which) -> tuple[float, float]:
+        count, n = counts(*which)
+        return wilson(count / n, n)
+
+    for arm in ("14_of_15", "7_of_15", "all_15", "stripes"):
+        assert counts(arm, "joint", 2, "right")[1] >= 200  # three trainings of 72
+    for arm in ("all_15", "stripes_ceiling", "patches_ceiling"):
+        assert span(arm, "joint", 2, "right")[0] > 0.9  # skill is not what is missing
+    plain, insisted = (span("14_of_15", "joint", scale, "right") for scale in (1, 6))
+    assert plain[1] < 0.1 and insisted[0] > 0.4
+    assert span("14_of_15", "sum", 2, "words")[0] > span("14_of_15", "joint", 2, "words")[1]
+    assert span("14_of_15", "sum", 6, "fur")[1] < 0.7
+    for how in ("joint", "sum"):
+        for scale in program.SCALES:
+            assert span("7_of_15", how, scale, "right")[1] < 0.15
+            assert counts("patches", how, scale, "words")[0] <= 2
+            for arm in ("combination", "shuffled", "7_of_15_more_pictures"):
+                assert counts(arm, how, scale, "right")[0] <= 1, (arm, how, scale)
+    few, many = span("14_of_15_fewer_pictures", "joint", 6, "right"), insisted
+    assert few[1] > many[0]
+    striped = [pair for run in runs if run["arm"] == "stripes" for cell in run["cells"]
+               if (cell["asked"], cell["how"], cell["scale"]) == ("relatives", "joint", 4)
+               for words, pair in cell["pairs"].items()
+               if words.endswith("stripes") and not words.startswith("black")]
+    right, n = map(sum, zip(*striped, strict=True))
+    assert right / n > 0.95  # or the tiger's absence would mean nothing
+    assert counts("sentence", "joint", 2, "fur", "word gray")[0] >= 70
+    assert max(counts("sentence", "joint", 2, "fur", f"word {word}")[0]
+               for word in ("snowy", "chocolate")) < 15
