@@ -6,6 +6,7 @@ import pytest
 import torch
 from notebook_cells import cell, printed
 
+from diffusion_lib import shipped_table
 from diffusion_lib.data.toycats import ATTRIBUTES
 
 PROGRAMS = ("tokens-09", "binding-09", "attend-09", "clip-program-09", "cross-09", "own-program-09")
@@ -14,7 +15,7 @@ PROGRAMS = ("tokens-09", "binding-09", "attend-09", "clip-program-09", "cross-09
 @pytest.fixture(scope="module")
 def space() -> dict:
     """The names that the learner's programs leave, trained for a few steps only."""
-    names: dict = {}
+    names: dict = {"shipped_table": shipped_table}  # the first cell imports it
     for identity in PROGRAMS:
         source = cell("09", identity).source.replace("range(300)", "range(3)")
         source = source.replace("2e-3, 300", "2e-3, 3")
