@@ -11,13 +11,12 @@ seed fixes the first weights. A table half done is gone on with.
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from notebook_program import program, table_of
+from notebook_program import missing, program, table_of
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -67,23 +66,17 @@ def main(arguments: list[str] | None = None) -> None:
     names, drawings = own_program(), fresh()
     setting = {"steps": STEPS, "fresh": FRESH}
     table = table_of(a.out, setting, CHANNELS)
-    for seed in range(a.seeds):  # all widths of a seed, then the next: half a table compares too
-        for channels, runs in table["runs"].items():
-            if str(seed) in runs:
-                continue
-            pair = names["train"](c=int(channels), steps=STEPS, seed=seed)
-            back = there_and_back(*pair, to_float(drawings.images))
-            runs[str(seed)] = judged(back, drawings)
-            print(channels, seed, runs[str(seed)], flush=True)
-            if seed == 0:
-                with whole(a.grids / f"compression_{int(channels):02d}.webp") as path:
-                    sheet = image_grid(back[:SHOWN], columns=SHOWN)
-                    sheet.save(path, format="webp", lossless=True)
-            with whole(a.out) as path:
-                path.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
-    median = {c: statistics.median(r["psnr"] for r in runs.values())
-              for c, runs in table["runs"].items()}
-    print("median PSNR:", median)
+    for channels, seed, runs in missing(table, a.seeds):
+        pair = names["train"](c=int(channels), steps=STEPS, seed=seed)
+        back = there_and_back(*pair, to_float(drawings.images))
+        runs[str(seed)] = judged(back, drawings)
+        print(channels, seed, runs[str(seed)], flush=True)
+        if seed == 0:
+            with whole(a.grids / f"compression_{int(channels):02d}.webp") as path:
+                sheet = image_grid(back[:SHOWN], columns=SHOWN)
+                sheet.save(path, format="webp", lossless=True)
+        with whole(a.out) as path:
+            path.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from notebook_program import program, table_of
+from notebook_program import missing, program, table_of
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -72,15 +72,12 @@ def main(arguments: list[str] | None = None) -> None:
     names = own_program()
     setting = {"steps": STEPS, "drawn": DRAWN, "fresh": FRESH}
     table = table_of(a.out, setting, RATES)
-    for seed in range(a.seeds):  # all rates of a seed, then the next: half a table compares too
-        for rate, runs in table["runs"].items():
-            if str(seed) in runs:
-                continue
-            network = names["train"](drop=float(rate), steps=STEPS, seed=seed)
-            runs[str(seed)] = judged(names, network)
-            print(rate, seed, runs[str(seed)], flush=True)
-            with whole(a.out) as path:
-                path.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
+    for rate, seed, runs in missing(table, a.seeds):
+        network = names["train"](drop=float(rate), steps=STEPS, seed=seed)
+        runs[str(seed)] = judged(names, network)
+        print(rate, seed, runs[str(seed)], flush=True)
+        with whole(a.out) as path:
+            path.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ be gone on with.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +32,13 @@ def table_of(out: Path, setting: dict[str, Any], kinds: Iterable[Any]) -> dict[s
     if {key: table.get(key) for key in setting} == setting:
         return table
     return setting | {"runs": {str(kind): {} for kind in kinds}}
+
+
+def missing(table: dict[str, Any], seeds: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """(kind, seed, the kind's runs) of what is not in the table yet: all kinds of a seed, then the
+    next, so that half a table compares too.
+    """
+    for seed in range(seeds):
+        for kind, runs in table["runs"].items():
+            if str(seed) not in runs:
+                yield kind, seed, runs
