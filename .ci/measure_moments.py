@@ -9,14 +9,32 @@ import json
 import sys
 from pathlib import Path
 
+from torch import nn
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib import Reference, evaluate, load_model, sample
+from diffusion_lib import GaussianDiffusion, Reference, evaluate, load_model, sample
 from diffusion_lib.measuring.report import real_pictures
 from diffusion_lib.saving.files import whole
 from diffusion_lib.training.run_folder import CsvLog
 
-WANTED = ("Fréchet distance", "recall", "share with a cat's face", "mean probability of cat")
+
+class Measures:
+    """What `evaluate` says of n consecutive seeds of a network, whatever it has learnt so far."""
+
+    def __init__(self, data: str, features: str, n: int) -> None:
+        self.data, self.features, self.n = data, features, n
+        self.reference: Reference | None = None  # its size is that of the first pictures
+
+    def __call__(self, model: nn.Module, diffusion: GaussianDiffusion) -> dict[str, list]:
+        """Name -> [value, low, high, floor]."""
+        pictures = sample(
+            model, diffusion, self.n, sampler="dpm_solver_pp", steps=25, batch_size=50)
+        if self.reference is None:
+            real = real_pictures(self.data, None, pictures.shape[-1])
+            self.reference = Reference.of(*real, name=self.data, features=self.features)
+        return {m.name: [m.value, m.low, m.high, m.floor]
+                for m in evaluate(pictures, self.reference, n=self.n)}
 
 
 def main() -> None:
@@ -27,25 +45,23 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=300)
     parser.add_argument("--every", type=int, default=1, help="every how manieth checkpoint")
     a = parser.parse_args()
-    log, reference, rows = list(CsvLog.read(a.run / "log.csv")), None, []
+    log, rows = list(CsvLog.read(a.run / "log.csv")), []
+    measures = Measures(a.data, a.features, a.n)
     folders = sorted((a.run / "checkpoints").glob("step_*"))
     for folder in folders[a.every - 1 :: a.every]:
         model, diffusion, info = load_model(folder)
-        pictures = sample(model, diffusion, a.n, sampler="dpm_solver_pp", steps=25, batch_size=50)
-        if reference is None:
-            real = real_pictures(a.data, None, pictures.shape[-1])
-            reference = Reference.of(*real, name=a.data, features=a.features)
         step = int(folder.name.removeprefix("step_"))
         seconds = max(float(row["seconds"]) for row in log if int(row["step"]) <= step)
-        measures = {m.name: [m.value, m.low, m.high, m.floor]
-                    for m in evaluate(pictures, reference, n=a.n) if m.name in WANTED}
-        seen = step * info["train"]["batch_size"]
-        rows.append({"step": step, "seen": seen, "minutes": round(seconds / 60, 1),
-                     "measures": measures})
-        print(step, seen, rows[-1]["minutes"], {k: round(v[0], 3) for k, v in measures.items()},
-              flush=True)
+        rows.append({"step": step, "seen": step * info["train"]["batch_size"],
+                     "minutes": round(seconds / 60, 1), "measures": measures(model, diffusion)})
+        print(*list(rows[-1].values())[:3], short(rows[-1]["measures"]), flush=True)
         with whole(a.run / "moments.json") as path:
             path.write_text(json.dumps({"n": a.n, "features": a.features, "rows": rows}, indent=1))
+
+
+def short(measures: dict[str, list]) -> str:
+    """One line of them."""
+    return ", ".join(f"{name} {row[0]:.3f}" for name, row in measures.items())
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ sha256 in the register.
     python .ci/ship.py runs/catfaces128 catfaces128                      draw its latents
     python .ci/ship.py runs/toysd64 toysd64 --bits 8
     python .ci/ship.py runs/decoder catfaces_autoencoder --mix runs/catfaces_autoencoder 0.4
+    python .ci/ship.py runs/cats32 cats32 --half-life 0.1
 
 --bits 8: half the size (saving/eight_bits.py). The run may be a shipped model's name, too: its
 weights are written anew, its card stays.
+--half-life: an average of another length than those the run kept (measure_ema.py).
 --mix: four tenths of the weights before a second pass (Wortsman et al. 2022, "Model soups").
 """
 
@@ -21,6 +23,7 @@ import sys
 from pathlib import Path
 
 import torch
+from measure_ema import afterwards
 from safetensors.torch import save_file
 from torch import nn
 
@@ -38,8 +41,9 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
 
     run: the run folder. What lies in it as trials.json (the short trials that chose the settings),
     report.json (what `evaluate --json` wrote), independent.json (the same with --judge or other
-    features), terms.json (the data's licence), guide.json (its guide, and the best scale) and
-    moments.json (measure_moments.py) goes in too. state: its checkpoint's.
+    features), terms.json (the data's licence), guide.json (its guide, and the best scale),
+    moments.json (measure_moments.py) and ema.json (measure_ema.py) goes in too.
+    state: its checkpoint's.
     """
     run = Path(run)
     log = list(CsvLog.read(run / "log.csv"))
@@ -68,7 +72,7 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
         told["schedule"] = "see diffusion.betas"
     if "loss" in state:
         told["loss"] = state["loss"]
-    for name in ("trials", "report", "independent", "terms", "guide", "moments"):
+    for name in ("trials", "report", "independent", "terms", "guide", "moments", "ema"):
         if (run / f"{name}.json").exists():
             told[name] = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
     return told
@@ -106,7 +110,7 @@ def ship(name: str, model: nn.Module, card: dict, bits: int = 16) -> Path:
     return path
 
 
-def of_run(run: str, mix: list[str] | None) -> tuple[nn.Module, dict]:
+def of_run(run: str, mix: list[str] | None, half_life: float | None) -> tuple[nn.Module, dict]:
     """A run's network and what its card says."""
     if pretrained.is_autoencoder(run):
         model = pretrained.load_autoencoder(run)
@@ -123,6 +127,9 @@ def of_run(run: str, mix: list[str] | None) -> tuple[nn.Module, dict]:
     else:
         model, diffusion, state = loaded = pretrained.load_model(run)
         more = {"diffusion": diffusion.state_dict()}
+        if half_life:
+            model.load_state_dict(afterwards(Path(run), half_life))
+            more["weights"] = f"an average (EMA) of half-life {half_life}, chosen afterwards"
         if autoencoder := loaded.autoencoder:  # known by the name that it ships under
             known = {pretrained.load_autoencoder(each).source["sha256"]: each
                      for each in pretrained.shipped_models() if pretrained.is_autoencoder(each)}
@@ -135,17 +142,20 @@ def of_run(run: str, mix: list[str] | None) -> tuple[nn.Module, dict]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        usage="ship.py RUN NAME [--bits 8] [--mix RUN SHARE]")
+        usage="ship.py RUN NAME [--bits 8] [--half-life SHARE] [--mix RUN SHARE]")
     parser.add_argument("run")
     parser.add_argument("name")
     parser.add_argument("--bits", type=int, choices=(8, 16), default=16)
+    parser.add_argument("--half-life", type=float)
     parser.add_argument("--mix", nargs=2, metavar=("RUN", "SHARE"))
     a = parser.parse_args()
     if a.mix and not pretrained.is_autoencoder(a.run):
         parser.error("--mix is for autoencoders")
+    if a.half_life and pretrained.is_autoencoder(a.run):
+        parser.error("--half-life is for models that draw")
     if a.run in pretrained.shipped_models():
         shipped = pretrained.load_pretrained(a.run)
         made = shipped.model, shipped.info
     else:
-        made = of_run(a.run, a.mix)
+        made = of_run(a.run, a.mix, a.half_life)
     print(f"written to {ship(a.name, *made, bits=a.bits)}")
