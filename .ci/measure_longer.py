@@ -18,7 +18,7 @@ from notebook_program import missing, program, source_of, table_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib import read_attributes
+from diffusion_lib import read_attributes, shipped_table
 from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
 
@@ -29,8 +29,8 @@ FUR, EARS = 0, 3  # columns of the attributes
 
 def own_program() -> dict[str, Any]:
     """The notebook's names up to its network, its CLIP trained."""
-    names: dict[str, Any] = {}
-    for cell in ("tokens-09", "binding-09", "attend-09", "clip-program-09"):
+    names: dict[str, Any] = {"shipped_table": shipped_table}
+    for cell in ("tokens-09", "binding-09", "attend-09", "clip-program-09", "cross-09"):
         exec(source_of("09", cell), names)
     return program("09", "own-program-09", "network = train(", **names)
 
