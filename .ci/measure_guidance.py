@@ -4,8 +4,9 @@ diffusion_lib/weights/tables/guidance.json.
     python .ci/measure_guidance.py --n 500         needs data/cifar10; half an hour of one core
 
 Draws n consecutive seeds, the ten classes in turn, for each scale of plain guidance and for each
-variant of it at the same number of network evaluations, and compares them with as many photographs
-that no network saw. Only numbers are kept. Rows that were measured with the same weights and
+variant of it at the same number of network evaluations, and compares them with the photographs that
+the network learnt from; the floor is the distance of as many that no network saw. Only numbers are
+kept. Rows that were measured with the same weights and
 settings are kept too, so that a run that was stopped goes on.
 """
 
