@@ -237,7 +237,7 @@ class _Axes:
         self.y = low, high if high > low else low + 1
         self.box = left, top, right, bottom = (
             56 if ylabel or log else 42, 8 + 16 * bool(ylabel),
-            size[0] - 12, size[1] - 24 - 16 * bool(xlabel),
+            size[0] - 18, size[1] - 24 - 16 * bool(xlabel),
         )
         for tick in _ticks(*self.x):
             at = self.px([tick], [1])[0][0]
