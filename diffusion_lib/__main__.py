@@ -176,7 +176,8 @@ def train(a: Namespace) -> None:
         trainer.fit()
         return
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    print(f"{len(trainer.images):,} {trainer.unit} of {trainer.data_name}; {size:.1f}M weights; "
+    unit = "latents" if trainer.images.is_floating_point() else "pictures"
+    print(f"{len(trainer.images):,} {unit} of {trainer.data_name}; {size:.1f}M weights; "
           f"{trainer.ranks.count} x {trainer.device.type}, {trainer.precision}; "
           f"step {trainer.step:,} to {config.train.steps:,}; writing {out}", flush=True)
     if names:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.needed import needed
 from ..data.sources import to_uint8
 from ..saving.files import sha256
 from . import catface
@@ -46,11 +47,7 @@ class Inception:
 
 
 def _load_inception() -> Callable:
-    try:
-        from torch_fidelity import feature_extractor_inceptionv3 as port
-    except ImportError as error:
-        raise ImportError("Inception's features need torch-fidelity; "
-                          "pip install torch-fidelity") from error
+    port = needed("torch_fidelity.feature_extractor_inceptionv3", "Inception", "torch-fidelity")
     url, folder = port.URL_INCEPTION_V3, Path(torch.hub.get_dir()) / "checkpoints"
     if not (place := folder / Path(url).name).exists():
         try:
@@ -101,12 +98,9 @@ class Clip:
 
 
 def _load_clip(name: str) -> nn.Module:
+    transformers = needed("transformers", "CLIP")
     try:
-        from transformers import CLIPModel
-    except ImportError as error:
-        raise ImportError("CLIP's features need transformers; pip install transformers") from error
-    try:
-        return CLIPModel.from_pretrained(name, use_safetensors=True).eval()
+        return transformers.CLIPModel.from_pretrained(name, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         from huggingface_hub.constants import HF_HUB_CACHE
         folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
