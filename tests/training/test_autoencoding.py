@@ -285,6 +285,5 @@ def test_another_decoder_is_the_same_autoencoder_to_a_model_of_its_latents():
     b.load_state_dict(a.state_dict())
     b.decoder.conv_out.bias.data += 1
     assert fingerprint_of(a) == fingerprint_of(b)
-    assert fingerprint_of(a, decoder=True) != fingerprint_of(b, decoder=True)
     b.latent_mean += 1
     assert fingerprint_of(a) != fingerprint_of(b)
