@@ -71,7 +71,7 @@ _EXPORTS = {
         "even_timesteps", "frame_slider", "live_panel", "live_slider", "timestep_slider",
     ),
     "lessons.network": ("channel_grid", "few_colours", "unet_plan", "unet_stages"),
-    "lessons.progress": ("LiveProgress", "TimeLeft"),
+    "lessons.progress": ("TimeLeft",),
     "lessons.exercises": ("check",),
     "lessons.planted": ("planted",),
 }

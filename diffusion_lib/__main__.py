@@ -176,7 +176,8 @@ def train(a: Namespace) -> None:
         trainer.fit()
         return
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    print(f"{len(trainer.images):,} {trainer.unit} of {trainer.data_name}; {size:.1f}M weights; "
+    unit = "latents" if trainer.images.is_floating_point() else "pictures"
+    print(f"{len(trainer.images):,} {unit} of {trainer.data_name}; {size:.1f}M weights; "
           f"{trainer.ranks.count} x {trainer.device.type}, {trainer.precision}; "
           f"step {trainer.step:,} to {config.train.steps:,}; writing {out}", flush=True)
     if names:
@@ -192,13 +193,12 @@ def diffusion_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
 
     model: Any = lib.UNet(**config.model.model_dump())
     autoencoder = lib.load_autoencoder(config.autoencoder) if config.autoencoder else None
-    if autoencoder is None:
-        data = lib.load_data(config.data, model.image_size, channels=model.in_channels,
-                             exclude=config.exclude)
-    else:
+    if autoencoder:
         check_latents(model, autoencoder)
-        data = lib.load_data(config.data, autoencoder.image_size, channels=autoencoder.in_channels,
-                             exclude=config.exclude)
+    shown = autoencoder or model
+    data = lib.load_data(config.data, shown.image_size, channels=shown.in_channels,
+                         exclude=config.exclude)
+    if autoencoder:
         out.mkdir(parents=True, exist_ok=True)
         data = lib.encode_set(data, autoencoder, mirrored=config.train.flip,
                               file=out / "latents.safetensors", progress=sys.stderr.isatty())

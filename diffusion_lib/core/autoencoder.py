@@ -48,11 +48,6 @@ class AutoencoderConfig:
         """Channels of each level."""
         return [self.channels * mult for mult in self.channel_mults]
 
-    @property
-    def latent_size(self) -> int:
-        """Height and width of a latent."""
-        return self.image_size // (self.patch_size * 2 ** (len(self.channel_mults) - 1))
-
 
 class Autoencoder(nn.Module):
     """`z = encode(pictures)`, `pictures = decode(z)`; `config` holds its AutoencoderConfig.
@@ -75,7 +70,9 @@ class Autoencoder(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a latent."""
-        return self.config.latent_channels, self.config.latent_size, self.config.latent_size
+        c = self.config
+        size = c.image_size // (c.patch_size * 2 ** (len(c.channel_mults) - 1))
+        return c.latent_channels, size, size
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), floats in [-1, 1] -> latents (B, C, h, w) of mean 0, spread 1."""

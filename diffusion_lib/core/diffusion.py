@@ -29,12 +29,10 @@ class GaussianDiffusion:
 
     def __init__(self, betas: Tensor, prediction: str = "epsilon") -> None:
         self.betas = torch.as_tensor(betas, dtype=torch.float64).cpu()
+        check_process(self.betas, prediction)
         self.alphas = 1 - self.betas
-        self.alphas_cumprod = (
-            torch.cumprod(self.alphas, dim=-1) if self.alphas.ndim else self.alphas
-        )
+        self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
         self.prediction = prediction
-        check_process(self)
 
     @property
     def T(self) -> int:
@@ -159,11 +157,10 @@ def like_pictures(coefficients: Tensor, like: Tensor) -> Tensor:
 # -- what is refused ------------------------------------------------------------------------------
 
 
-def check_process(diffusion: GaussianDiffusion) -> None:
+def check_process(betas: Tensor, prediction: str) -> None:
     """Raises ValueError for betas out of range, an unknown prediction, or two that do not go
     together.
     """
-    betas, prediction = diffusion.betas, diffusion.prediction
     if betas.ndim != 1 or len(betas) < 1:
         raise ValueError("betas must be a row of at least one number, shape (T,), "
                          f"not shape {tuple(betas.shape)}")

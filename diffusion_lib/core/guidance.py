@@ -54,7 +54,8 @@ class Guided:
             return good
         if apg is not None:
             bad = good - across(good - bad, apg.predict_x0(good, x_t, t))
-        return rescaled(mixed(good, bad, scale), good, rescale)
+        # the same formula for ε, x_0 and v, which are linear in each other
+        return rescaled(bad + scale * (good - bad), good, rescale)
 
     def answers(
         self, x_t: Tensor, t: Tensor, scale: float | Tensor
@@ -86,11 +87,6 @@ class Guided:
             for each in (self.labels, self.nothing, *self.also))
         return Guided(self.model, first, self.scale, nothing, self.worse, also=also,
                       **self.options)
-
-
-def mixed(good: Tensor, bad: Tensor, scale: float | Tensor) -> Tensor:
-    """bad + s (good - bad): the same formula for ε, x_0 and v, which are linear in each other."""
-    return bad + scale * (good - bad)
 
 
 # Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval", here in t in place of σ

@@ -23,8 +23,6 @@ class IdealDenoiser:
     another shape.
     """
 
-    num_classes = None
-
     def __init__(self, diffusion: GaussianDiffusion, images: Tensor) -> None:
         if images.ndim != 4 or len(images) == 0:
             raise ValueError(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .decode import decode, fit
 from .folders import PARTS, listed, load_folder, summary
+from .needed import needed
 from .toycats import ToyCats
 
 SOURCES = ("toycats, toycats:5000, cifar10, cifar10:cat, cifar10:cat,dog, oxford_cats, "
@@ -168,13 +169,10 @@ def _on_disk(title: str, root: Path, make: Callable[[bool], Any]) -> Any:
 def example_photo(size: int = 128) -> Tensor:
     """The face of Chelsea the cat, a photograph by Stéfan van der Walt (CC0) that scikit-image has.
 
-    Returns float32 (1, 3, size, size) in [-1, 1]. Raises RuntimeError if scikit-image is missing.
+    Returns float32 (1, 3, size, size) in [-1, 1]. Raises ImportError without scikit-image.
     """
-    try:
-        from skimage.data import chelsea
-    except ImportError as error:
-        raise RuntimeError("the photo comes with scikit-image: pip install scikit-image") from error
-    return to_float(fit(Image.fromarray(chelsea()).crop((78, 0, 378, 300)), size)[None])
+    photo = needed("skimage.data", "the photo", "scikit-image").chelsea()
+    return to_float(fit(Image.fromarray(photo).crop((78, 0, 378, 300)), size)[None])
 
 
 def _grey(images: Tensor) -> Tensor:

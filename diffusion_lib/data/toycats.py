@@ -276,9 +276,6 @@ class ToyCats:
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def __repr__(self) -> str:
-        return f"ToyCats(size={self.size}, n={len(self)}, seed={self.seed})"
-
     @cached_property
     def images(self) -> Tensor:
         """uint8 (n, 3, size, size)."""

@@ -304,12 +304,14 @@ def copied_share(function: Callable) -> str:
     return "no threshold in pixels is needed: how near is near, the other pictures tell."
 
 
+def guess(x: Tensor, a: Tensor) -> Tensor:
+    """A guesser of x̂_0 from x at ᾱ, for the samplers that are asked for."""
+    return 1.5 * torch.tanh(x) + 0.1 * a.to(x.dtype)
+
+
 @exercise
 def eta_sampler(function: Callable) -> str:
     """From a guesser of x̂_0, x_T, rising ᾱ, η, noises to a picture: DDIM equations 12, 16."""
-    def guess(x: Tensor, a: Tensor) -> Tensor:
-        return 1.5 * torch.tanh(x) + 0.1 * a.to(x.dtype)
-
     def fresh(now: Tensor, later: Tensor) -> Tensor:
         return ((1 - later) / (1 - now) * (1 - now / later)).sqrt()
 
@@ -476,11 +478,9 @@ def suspicious(function: Callable) -> str:
         "this is the share of those that are not suspicious": lambda *q: 1 - right(*q),
         "this is how many; asked for is the share": lambda *q: right(*q) * len(q[0]),
         "the wrong way round: this asks for each training picture whether a sample lies near":
-            lambda x, train, held: (nearest(train, x) < nearest(held, train).quantile(0.01))
-            .double().mean(),
+            lambda x, train, held: against(train, x, nearest(held, train).quantile(0.01)),
         "this asks how near the samples lie to held-out pictures; copies lie near training ones":
-            lambda x, train, held: (nearest(x, held) < nearest(held, train).quantile(0.01))
-            .double().mean(),
+            lambda x, train, held: against(x, held, nearest(held, train).quantile(0.01)),
         "a training picture is its own nearest, at distance 0; the limit comes from held-out ones":
             lambda x, train, held: against(x, train, nearest(train, train).quantile(0.01)),
         "the limit comes from all distances; it comes from the nearest of each held-out picture":
@@ -655,9 +655,6 @@ def redraw(function: Callable) -> str:
 
     def decode(z: Tensor) -> Tensor:
         return (z / 1.5).flip(1).repeat_interleave(2, dim=3)
-
-    def guess(z: Tensor, a: Tensor) -> Tensor:
-        return 1.5 * torch.tanh(z) + 0.1 * a.to(z.dtype)
 
     def right(x, encode, decode, guess, bars, noise, power=0.5, blind=False, at=0, last=True,
               ends=(True, True), fresh=False) -> Tensor:

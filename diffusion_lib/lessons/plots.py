@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from ..data.pictures import FAINT, INK, image_grid, to_pictures
-from .panels import COLORS, compose
+from .panels import COLORS, _numbers, compose
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,32 +129,25 @@ def show_strip(
 # -- curves ----------------------------------------------------------------------------------------
 
 
-def use_style() -> None:
-    """Set matplotlib to the one style of this series: legible, apart for colour-blind eyes and in
-    grey.
-    """
-    import matplotlib as mpl
-    from cycler import cycler
+def figure(
+    columns: int = 1, rows: int = 1, *, width: float = 6.0, height: float = 3.6,
+) -> "tuple[Figure, Any]":
+    """A figure in the series' style (legible, apart for colour-blind eyes and in grey) and its
+    axes: one, or an array as plt.subplots. In inches.
 
-    mpl.rcParams.update({
+    It is not pyplot's, so nothing shows it twice and nothing has to close it: hand it to show().
+    """
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
+
+    rcParams.update({
         "font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 12, "legend.fontsize": 10,
         "axes.prop_cycle": cycler(color=COLORS, linestyle=DASHES), "lines.linewidth": 2,
         "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6, "axes.edgecolor": INK,
         "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100,
         "figure.facecolor": "white", "image.cmap": "cividis", "figure.constrained_layout.use": True,
     })
-
-
-def figure(
-    columns: int = 1, rows: int = 1, *, width: float = 6.0, height: float = 3.6,
-) -> "tuple[Figure, Any]":
-    """A figure in the series' style and its axes: one, or an array as plt.subplots. In inches.
-
-    It is not pyplot's, so nothing shows it twice and nothing has to close it: hand it to show().
-    """
-    from matplotlib.figure import Figure
-
-    use_style()
     fig = Figure(figsize=(width, height))
     return fig, fig.subplots(rows, columns)
 
@@ -185,11 +177,6 @@ def plot_curves(
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:
     """Mean of each value and the up to window - 1 before it, float64 (n,)."""
-    total = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
-    end = np.arange(1, len(total))
-    start = np.maximum(end - window, 0)
-    return (total[end] - total[start]) / (end - start)
-
-
-def _numbers(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    padded = np.concatenate([np.zeros(window), values])
+    sums = np.convolve(padded, np.ones(window), "valid")[1:]
+    return sums / np.minimum(np.arange(1, len(sums) + 1), window)

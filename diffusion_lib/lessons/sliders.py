@@ -2,8 +2,7 @@
 
 Frames: every picture is made once and lives in the page, so the slider works without a kernel (an
 exported page, a notebook just opened). Live: the picture is drawn anew for each value. Both are
-plain ipywidgets, have a constant text form (notebook tests compare it), and a move() that lets a
-test push them and sees every error.
+plain ipywidgets and have a constant text form (notebook tests compare it).
 """
 
 import html
@@ -13,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as ui
-import numpy as np
 import torch
 from PIL import Image as PILImage
 from traitlets import Unicode
@@ -84,17 +82,6 @@ class FrameSlider(Panel):
         style = ui.HTML(HIDE_BAR, layout=ui.Layout(display="none"))
         super().__init__([row, self.pages, style], f"Slider over {label} ({len(values)} frames)")
 
-    def move(self, value: Any) -> bytes:
-        """Set the slider to one of `values`, as a hand would; returns the picture then shown.
-
-        Raises ValueError for a value that it does not have.
-        """
-        if value not in self.values:
-            raise ValueError(f"{value!r} is no value of this slider; its values run from "
-                             f"{self.values[0]} to {self.values[-1]}")
-        self.slider.index = self.pages.selected_index = self.values.index(value)
-        return self.pages.children[self.pages.selected_index].value
-
 
 def frame_slider(
     frames: Sequence[Any], values: Sequence[Any], label: str = "t",
@@ -154,15 +141,12 @@ def _few_colors(picture: PILImage.Image) -> bytes | None:
     """PNG of a drawing with a palette, within 2/255 of it: a third of the bytes. None if there are
     more than 256 colours.
     """
-    coarse = np.rint(np.asarray(picture) * (63 / 255)).astype(np.uint32)  # edges of letters
-    colors, indices = np.unique(coarse @ np.array([4096, 64, 1], np.uint32), return_inverse=True)
-    if len(colors) > 256:
+    levels = [round(round(level * 63 / 255) * 255 / 63) for level in range(256)]
+    coarse = picture.point(levels * 3)  # 64 a channel: edges of letters have many greys
+    if coarse.getcolors(256) is None:
         return None
-    indexed = PILImage.fromarray(indices.reshape(coarse.shape[:2]).astype(np.uint8))
-    channels = np.stack([colors >> 12, colors >> 6 & 63, colors & 63], axis=1)  # (colours, 3)
-    indexed.putpalette(np.rint(channels * (255 / 63)).astype(np.uint8).tobytes())
     buffer = io.BytesIO()
-    indexed.save(buffer, "PNG", optimize=True)
+    coarse.quantize(256, dither=PILImage.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -170,8 +154,8 @@ def _few_colors(picture: PILImage.Image) -> bytes | None:
 
 
 class LivePanel(Panel):
-    """What live_panel() returns: controls {name: widget}, image (a widget), error (the last, or
-    None).
+    """What live_panel() and live_slider() return: controls {name: widget} ("value" is live_slider's
+    own), image (a widget), error (the last, or None).
     """
 
     def __init__(
@@ -180,7 +164,7 @@ class LivePanel(Panel):
     ) -> None:
         self.draw, self.controls = draw, dict(controls)
         self.error: Exception | None = None
-        self._seconds, self._drawn = 0.0, 0
+        self._seconds = 0.0
         self.image, self.status = Picture(format="png", tooltip=summary), ui.HTML()
         self._redraw()
         if self.error is not None:
@@ -195,54 +179,21 @@ class LivePanel(Panel):
         start = time.perf_counter()
         try:
             values = {name: widget.value for name, widget in self.controls.items()}
-            content = _bytes(self.draw(**values))
+            drawn = self.draw(**values)
+            content = drawn if isinstance(drawn, bytes) else encode(_picture(drawn))
             self.image.format, self.image.value = _format(content), content
             self.status.value, self.error = "", None
         except Exception as error:  # in a handler it would vanish in the server's log: show it
             self.error, name = error, type(error).__name__
             said = html.escape(str(error))
             self.status.value = f'<b style="color:#b00020">{name}: {said}</b>'
-        self._seconds, self._drawn = time.perf_counter() - start, self._drawn + 1
-
-    def move(self, **values: Any) -> bytes:
-        """Set controls by name, as a hand would; returns the picture then shown. Raises its error.
-        """
-        before = self._drawn
-        for name, value in values.items():
-            if name not in self.controls:
-                known = ", ".join(self.controls)
-                raise ValueError(f"there is no control {name!r}; there are {known}")
-            control = self.controls[name]
-            control.value = value
-            if control.value != value and not np.isclose(float(control.value), float(value)):
-                raise ValueError(f"{name} = {value} lies outside its slider, which stopped at "
-                                 f"{control.value}")
-        if self._drawn == before:  # every control stood where it was told to go
-            self._redraw()
-        if self.error is not None:
-            raise self.error
-        return self.image.value
-
-
-class LiveSlider(LivePanel):
-    """What live_slider() and timestep_slider(live=True) return: a LivePanel with a main slider."""
-
-    main = "value"
-
-    def move(self, value: Any = None, **others: Any) -> bytes:
-        """Set the slider (and others by name); returns the picture then shown. Raises its error."""
-        return super().move(**({} if value is None else {self.main: value}), **others)
-
-    @property
-    def slider(self) -> ui.Widget:
-        """The main slider."""
-        return self.controls[self.main]
+        self._seconds = time.perf_counter() - start
 
 
 def live_slider(
     draw: Callable[..., Any], minimum: int, maximum: int, value: int | None = None, step: int = 1,
     label: str = "t", play: bool = True, controls: Mapping[str, Any] | None = None,
-) -> LiveSlider:
+) -> LivePanel:
     """A slider whose picture is drawn for each value: draw(value, **controls) -> image or bytes.
 
     controls: more of them, as for live_panel(). Under 30 ms a drawing feels immediate: use
@@ -257,9 +208,8 @@ def live_slider(
     ui.jslink((player, "value"), (main, "value"))
     more = {name: _control(name, control) for name, control in (controls or {}).items()}
     rows = [ui.HBox([player, main] if play else [main]), *more.values()]
-    everything = {LiveSlider.main: main, **more}
-    return LiveSlider(lambda value, **others: draw(value, **others), everything, rows,
-                      f"Slider over {label} ({minimum} to {maximum})")
+    return LivePanel(lambda value, **others: draw(value, **others), {"value": main, **more}, rows,
+                     f"Slider over {label} ({minimum} to {maximum})")
 
 
 def live_panel(draw: Callable[..., Any], controls: Mapping[str, Any]) -> LivePanel:
@@ -276,7 +226,7 @@ def live_panel(draw: Callable[..., Any], controls: Mapping[str, Any]) -> LivePan
 def timestep_slider(
     draw: Callable[[int], Any], diffusion: GaussianDiffusion, *, live: bool = False,
     count: int = 40, value: int | None = None, play: bool = True, limit_kb: int = 500,
-) -> "FrameSlider | LiveSlider":
+) -> FrameSlider | LivePanel:
     """A slider over the timesteps of `diffusion`; t and ᾱ_t stand above the picture of draw(t).
 
     live=False: at most `count` frames from t = 0 to T-1 (see even_timesteps), made now, no kernel
@@ -345,10 +295,6 @@ def _picture(drawn: Any) -> PILImage.Image:
     if isinstance(drawn, bytes):
         return PILImage.open(io.BytesIO(drawn)).convert("RGB")
     return drawn if isinstance(drawn, PILImage.Image) else compose([drawn])
-
-
-def _bytes(drawn: Any) -> bytes:
-    return drawn if isinstance(drawn, bytes) else encode(_picture(drawn))
 
 
 def _format(content: bytes) -> str:

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.needed import needed
 from ..data.sources import to_uint8
 from .metrics import Measure, wilson
+
+OPENCV = "'opencv-python-headless<5'"  # as a shell takes it
 
 
 @lru_cache(1)
@@ -25,14 +28,10 @@ def _cascade() -> Any:
 
 
 def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError("finding cat faces needs OpenCV; "
-                          "pip install 'opencv-python-headless<5'") from error
+    cv2 = needed("cv2", "finding cat faces", OPENCV)
     if not hasattr(cv2, "CascadeClassifier"):
         raise ImportError(f"OpenCV {cv2.__version__} has no cascades any more; "
-                          "pip install 'opencv-python-headless<5'")
+                          f"pip install {OPENCV}")
     return cv2
 
 

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.needed import needed
 from ..data.sources import to_uint8
 from ..saving.files import sha256
 from . import catface
 from .classifier import load_classifier
 
 INCEPTION = "6726825d"  # how the sha256 of its weights begins
+CLIP = "openai/clip-vit-base-patch32"
 
 
 def feature_network(name: str = "classifier") -> Callable[[Tensor], Tensor]:
@@ -46,11 +48,7 @@ class Inception:
 
 
 def _load_inception() -> Callable:
-    try:
-        from torch_fidelity import feature_extractor_inceptionv3 as port
-    except ImportError as error:
-        raise ImportError("Inception's features need torch-fidelity; "
-                          "pip install torch-fidelity") from error
+    port = needed("torch_fidelity.feature_extractor_inceptionv3", "Inception", "torch-fidelity")
     url, folder = port.URL_INCEPTION_V3, Path(torch.hub.get_dir()) / "checkpoints"
     if not (place := folder / Path(url).name).exists():
         try:
@@ -67,17 +65,14 @@ def _load_inception() -> Callable:
 class Clip:
     """CLIP's features (Radford et al. 2021), of length 1: a product of two is their similarity.
 
-    model: transformers' CLIPModel or one with its interface; openai/clip-vit-base-patch32 from
-    disk, or downloaded once, if left out.
+    model: transformers' CLIPModel or one with its interface; the one called CLIP above from disk,
+    or downloaded once, if left out.
     """
 
     MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(
-        self, model: nn.Module | None = None, tokenizer: Callable | None = None,
-        name: str = "openai/clip-vit-base-patch32",
-    ):
-        self.model, self.tokenizer, self.name = model or _load_clip(name), tokenizer, name
+    def __init__(self, model: nn.Module | None = None, tokenizer: Callable | None = None):
+        self.model, self.tokenizer = model or _load_clip(), tokenizer
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
@@ -94,23 +89,20 @@ class Clip:
         """Features (N, F) of texts, comparable with those of pictures."""
         if self.tokenizer is None:
             from transformers import CLIPTokenizer
-            self.tokenizer = CLIPTokenizer.from_pretrained(self.name)
+            self.tokenizer = CLIPTokenizer.from_pretrained(CLIP)
         words = self.tokenizer(prompts, padding=True, return_tensors="pt")
         rows = self.model.get_text_features(**words)
         return F.normalize(getattr(rows, "pooler_output", rows), dim=1)
 
 
-def _load_clip(name: str) -> nn.Module:
+def _load_clip() -> nn.Module:
+    transformers = needed("transformers", "CLIP")
     try:
-        from transformers import CLIPModel
-    except ImportError as error:
-        raise ImportError("CLIP's features need transformers; pip install transformers") from error
-    try:
-        return CLIPModel.from_pretrained(name, use_safetensors=True).eval()
+        return transformers.CLIPModel.from_pretrained(CLIP, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         from huggingface_hub.constants import HF_HUB_CACHE
-        folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-        raise _missing("CLIP", f"model.safetensors and config.json of {name}", folder) from error
+        folder = Path(HF_HUB_CACHE) / f"models--{CLIP.replace('/', '--')}"
+        raise _missing("CLIP", f"model.safetensors and config.json of {CLIP}", folder) from error
 
 
 def _missing(network: str, files: str, folder: Path) -> FileNotFoundError:

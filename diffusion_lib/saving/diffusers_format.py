@@ -17,6 +17,7 @@ import torch
 from ..core.autoencoder import Autoencoder
 from ..core.diffusion import GaussianDiffusion
 from ..core.unet import UNet
+from ..data.needed import needed
 from .files import whole
 
 if TYPE_CHECKING:
@@ -39,12 +40,7 @@ EXTRA = "diffusion_lib.json"  # remembers the patch size, which diffusers' files
 
 
 def _diffusers() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise RuntimeError(f"diffusers cannot be imported ({error}); install it: "
-                           "pip install diffusers") from error
-    return diffusers
+    return needed("diffusers", "diffusers' format")
 
 
 # -- the network -----------------------------------------------------------------------------------
@@ -260,7 +256,7 @@ def _from_scheduler(path: Path) -> GaussianDiffusion:
     """The process of a scheduler_config.json. Raises ValueError for what GaussianDiffusion cannot
     be.
     """
-    config = _read_json(path)
+    config = read_json(path)
     name = config.get("_class_name")
     if name not in ("DDPMScheduler", "DDIMScheduler"):
         raise ValueError(f"{path} is a {name}; this library reads DDPMScheduler and DDIMScheduler.")
@@ -315,7 +311,7 @@ def save_diffusers(
 
     Raises ValueError for a folder that is there and not empty, for a label that does not fit the
     model, and for a model with classes without a label; OSError if it cannot be written;
-    RuntimeError without diffusers.
+    ImportError without diffusers.
     """
     folder, patch = Path(folder), model.config.patch_size
     check_new(folder)
@@ -394,13 +390,13 @@ def load_diffusers(folder: Path | str) -> tuple[UNet, GaussianDiffusion]:
         raise ValueError(f"{folder} draws latents of its own vae, which this library does not read "
                          "back; load the run it was exported from.")
     diffusion, unet = _from_scheduler(scheduler), _read_unet(network)
-    extra = _read_json(folder / EXTRA) if (folder / EXTRA).is_file() else {}
+    extra = read_json(folder / EXTRA) if (folder / EXTRA).is_file() else {}
     return from_diffusers_unet(unet, patch_size=extra.get("patch_size", 1)), diffusion
 
 
 def _read_unet(folder: Path, name: str = "UNet2DModel") -> Any:
     kind, config = getattr(_diffusers(), name), folder / "config.json"
-    for field, value in _read_json(config).items():
+    for field, value in read_json(config).items():
         if field == "_class_name" and value != kind.__name__:
             raise ValueError(f"{config} is a {value}; this library reads {kind.__name__}.")
         if not field.startswith("_") and field not in _defaults(kind):
@@ -418,7 +414,8 @@ def _read_unet(folder: Path, name: str = "UNet2DModel") -> Any:
     return unet
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file. Raises ValueError for a damaged one, FileNotFoundError for none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

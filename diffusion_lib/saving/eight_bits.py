@@ -33,11 +33,8 @@ def pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def unpack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """What `pack` made -> float32 weights; anything else stays as it is."""
     return {
-        name: _rows(weight, weights[name + SCALE]) if name + SCALE in weights else weight
+        name: weight.float() * weights[name + SCALE].view(-1, *[1] * (weight.ndim - 1))
+        if name + SCALE in weights else weight
         for name, weight in weights.items()
         if not (name.endswith(SCALE) and name.removesuffix(SCALE) in weights)
     }
-
-
-def _rows(whole: Tensor, scale: Tensor) -> Tensor:
-    return whole.float() * scale.view(-1, *[1] * (whole.ndim - 1))

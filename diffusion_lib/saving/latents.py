@@ -37,13 +37,11 @@ def encode_set(
         if file is not None:
             with whole(file) as temporary:
                 save_file({"latents": latents}, temporary, metadata=marks)
-    labels = data.labels
-    attributes, captions = data.attributes, data.captions * (1 + mirrored)
-    if mirrored and labels is not None:
-        labels = torch.cat([labels, labels])
-    if mirrored and attributes is not None:
-        attributes = torch.cat([attributes, attributes])
-    return replace(data, images=latents, labels=labels, captions=captions, attributes=attributes)
+    times = 1 + mirrored
+    labels, attributes = (rows if rows is None else torch.cat([rows] * times)
+                          for rows in (data.labels, data.attributes))
+    return replace(data, images=latents, labels=labels, attributes=attributes,
+                   captions=data.captions * times)
 
 
 def encode(images: Tensor, autoencoder: Autoencoder, mirrored: bool, progress: bool) -> Tensor:
@@ -81,14 +79,13 @@ def read(file: Path, marks: dict[str, str]) -> Tensor:
     return latents
 
 
-def fingerprint_of(autoencoder: Autoencoder, decoder: bool = False) -> str:
-    """sha256 of the weights that make latents, as stored in float16 (so shipping keeps it).
-
-    decoder: with those that paint pictures of them, which may learn on while latents stay.
+def fingerprint_of(autoencoder: Autoencoder) -> str:
+    """sha256 of the weights that make latents, as stored in float16 (so shipping keeps it); those
+    that paint pictures of them may learn on while latents stay.
     """
     every = hashlib.sha256()
     for name, value in sorted(autoencoder.state_dict().items()):
-        if decoder or not name.startswith(("decoder.", "post_quant_conv.")):
+        if not name.startswith(("decoder.", "post_quant_conv.")):
             every.update(name.encode())
             every.update(value.detach().cpu().half().contiguous().numpy().tobytes())
     return every.hexdigest()

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.diffusion import GaussianDiffusion
-from .diffusers_format import PREDICTION_TYPES
+from ..data.needed import needed
+from .diffusers_format import PREDICTION_TYPES, read_json
 
 if TYPE_CHECKING:
     import diffusers
@@ -36,8 +37,8 @@ def load_pipeline(
 
     half: weights in bfloat16, half of the memory. memory: bytes that may be used (what is free when
     left out). Raises ValueError for what is no such pipeline, lacks a part, is cut short, or does
-    not fit into memory or on the disk; FileNotFoundError for a missing folder; RuntimeError
-    without diffusers or a network.
+    not fit into memory or on the disk; FileNotFoundError for a missing folder; ImportError without
+    diffusers; RuntimeError without a network.
     """
     import torch
 
@@ -46,8 +47,7 @@ def load_pipeline(
         folder = download(str(where), revision)
     check_pipeline(folder, revision)
     check_room(folder, memory, half)
-    import diffusers
-
+    diffusers = needed("diffusers", "a StableDiffusionPipeline")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # recent ones call torch_dtype dtype
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
@@ -80,19 +80,15 @@ def process_of(pipeline: Any, prediction: str = "") -> GaussianDiffusion:
 def download(repository: str, revision: str) -> Path:
     """The folder of a repository's files at one revision: downloaded, or as they were before.
     """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise RuntimeError(f"huggingface_hub cannot be imported ({error}); install it: pip install "
-                           "huggingface_hub, or give a folder") from error
+    huggingface_hub = needed("huggingface_hub", "a download (a folder needs none)")
     wanted = ["*.json", "*/*.json", "*/*.txt", *(f"{part}/*.safetensors" for part in WEIGHTS)]
     left = ["*.fp16.*", "*.non_ema.*", "*.bin"]
     try:
         hub = huggingface_hub.HfApi()
         files = hub.model_info(repository, revision=revision, files_metadata=True).siblings or []
-        needed = sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors")
-                     and "/" in file.rfilename and ".fp16." not in file.rfilename)
-        check_disk(needed, Path(huggingface_hub.constants.HF_HUB_CACHE), repository)
+        size = sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors")
+                   and "/" in file.rfilename and ".fp16." not in file.rfilename)
+        check_disk(size, Path(huggingface_hub.constants.HF_HUB_CACHE), repository)
         return Path(huggingface_hub.snapshot_download(
             repository, revision=revision, allow_patterns=wanted, ignore_patterns=left))
     except ValueError:
@@ -114,8 +110,9 @@ def check_pipeline(folder: Path, revision: str = "") -> None:
         hint = ("" if revision else "; for a repository owner/name also give a revision, so that "
                 "you get tomorrow what you got today")
         raise FileNotFoundError(f"there is no folder {folder}{hint}")
-    index = read_json(folder / "model_index.json", f"{folder} is no pipeline of diffusers")
-    if (family := index.get("_class_name")) != FAMILY:
+    if not (index := folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} is no pipeline of diffusers: {index.name} is missing")
+    if (family := read_json(index).get("_class_name")) != FAMILY:
         raise ValueError(f"{folder} holds a {family}, another family than {FAMILY}: its parts fit "
                          "together in another way")
     for part in PARTS:
@@ -187,13 +184,3 @@ def free_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def read_json(file: Path, otherwise: str) -> dict:
-    """A JSON file. Raises ValueError, beginning with `otherwise`, where there is none."""
-    if not file.is_file():
-        raise ValueError(f"{otherwise}: {file.name} is missing")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{otherwise}: {file.name} is damaged; download it again") from error

@@ -52,20 +52,23 @@ def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
         which = path.stem if path.suffix == ".safetensors" else which
         path = path.parent
     if holds_text_unet(path):
-        network, diffusion = load_text_unet(path)
-        return _ready(network, diffusion, {"source": str(checkpoint)})
+        return _ready(*load_text_unet(path), {"source": str(checkpoint)})
     if is_diffusers_folder(path):
-        model, diffusion = load_diffusers(path)
-        return _ready(model, diffusion, {"source": str(checkpoint)})
-    if not (path / "state.json").exists():
-        path = newest_checkpoint(path) or path
-    state = read_state(path)
+        return _ready(*load_diffusers(path), {"source": str(checkpoint)})
+    path, state = _opened(path)
     check_draws(state, checkpoint)
     if missing := [part for part in ("model", "diffusion") if part not in state]:
         raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; "
                          "use a checkpoint that Trainer.save() wrote")
     weights = _weights(path, state, which)
     return _rebuild(state["model"], state["diffusion"], weights, path, state)
+
+
+def _opened(path: Path) -> tuple[Path, dict]:
+    """(folder, state) of a checkpoint, of a run's newest. Raises as `load_model`."""
+    check_path(path)
+    folder = path if (path / "state.json").exists() else newest_checkpoint(path) or path
+    return folder, read_state(folder)
 
 
 def _weights(path: Path, state: dict, which: str) -> dict[str, Tensor]:
@@ -85,10 +88,7 @@ def load_autoencoder(checkpoint: str | Path) -> Autoencoder:
     if not path.exists() and str(checkpoint) in shipped_models():
         card, weights = _shipped(str(checkpoint))
     else:
-        check_path(path)
-        if not (path / "state.json").exists():
-            path = newest_checkpoint(path) or path
-        card = read_state(path)
+        path, card = _opened(path)
         weights = _weights(path, card, "ema")
     if "latent_channels" not in card.get("model", {}):
         raise ValueError(f"{checkpoint} is no autoencoder; train one with --config "
@@ -108,8 +108,7 @@ def is_autoencoder(checkpoint: str | Path) -> bool:
         if not path.exists() and str(checkpoint) in shipped_models():
             card = json.loads((WEIGHTS / f"{checkpoint}.json").read_text(encoding="utf-8"))
         else:
-            folder = path if (path / "state.json").exists() else newest_checkpoint(path) or path
-            card = read_state(folder)
+            card = _opened(path)[1]
     except (ValueError, OSError):
         return False
     return "latent_channels" in card.get("model", {})
@@ -126,8 +125,7 @@ def its_autoencoder(told: dict, source: object) -> Autoencoder | None:
     except FileNotFoundError:
         raise ValueError(f"{source} draws latents of the autoencoder {told['name']}, which is not "
                          "there; put its run folder back in that place") from None
-    if told["sha256"] not in (  # all weights, as it was first written down
-            found.source["sha256"], fingerprint_of(found, decoder=True)):
+    if told["sha256"] != found.source["sha256"]:
         raise ValueError(f"{source} draws latents of another autoencoder than {told['name']} is "
                          "now (its weights differ); put back the one it was trained with")
     return found

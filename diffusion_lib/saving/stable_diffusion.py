@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..core.autoencoder import Autoencoder
 from ..core.diffusion import GaussianDiffusion
 from ..core.text import PADDING, TextEncoder, TextUNet, Tokenizer
+from ..data.needed import needed
 from .diffusers_format import (
     PREDICTION_TYPES,
     check_new,
@@ -38,7 +39,7 @@ def to_pipeline(
 
     Its scheduler is DDIM over evenly spaced timesteps: given the same noise as `latents`, it draws
     what `ddim` draws. Raises ValueError for a model that hides padding from its pixels, as theirs
-    do not, and for an autoencoder with patches; RuntimeError without diffusers or transformers.
+    do not, and for an autoencoder with patches; ImportError without diffusers or transformers.
     """
     check_parts(model, autoencoder)
     import diffusers
@@ -159,7 +160,7 @@ def joined(pieces: list[str], rules: list[tuple[str, str]]) -> list[str]:
 
 
 def check_parts(model: Any, autoencoder: Autoencoder | None) -> None:
-    """Raises ValueError for a model that no StableDiffusionPipeline can be; RuntimeError without
+    """Raises ValueError for a model that no StableDiffusionPipeline can be; ImportError without
     the libraries.
     """
     if not isinstance(model, TextUNet) or autoencoder is None:
@@ -174,8 +175,4 @@ def check_parts(model: Any, autoencoder: Autoencoder | None) -> None:
         raise ValueError(f"patches of {max(patch, model.unet.config.patch_size)}: diffusers knows "
                          "no patches; train with patch_size 1")
     for name in ("diffusers", "transformers"):
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise RuntimeError(f"{name} cannot be imported ({error}); install it: pip install "
-                               f"{name}") from error
+        needed(name, "a StableDiffusionPipeline")

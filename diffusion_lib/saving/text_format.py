@@ -17,11 +17,11 @@ from .checkpoint import load_weights
 from .diffusers_format import (
     EXTRA,
     _from_scheduler,
-    _read_json,
     _read_unet,
     _to_scheduler,
     check_new,
     from_diffusers_unet,
+    read_json,
     to_diffusers_unet,
 )
 from .files import whole
@@ -32,7 +32,7 @@ UNET = "UNet2DConditionModel"
 
 def save_text_unet(model: TextUNet, diffusion: GaussianDiffusion, folder: Path | str) -> None:
     """Write the folder, whole or not at all. Raises ValueError for a folder that holds something,
-    OSError if it cannot be written, RuntimeError without diffusers.
+    OSError if it cannot be written, ImportError without diffusers.
     """
     check_new(folder := Path(folder))
     parts = {"unet": to_diffusers_unet(model.unet), "scheduler": _to_scheduler(diffusion),
@@ -48,7 +48,7 @@ def save_text_unet(model: TextUNet, diffusion: GaussianDiffusion, folder: Path |
 
 def holds_text_unet(folder: Path) -> bool:
     """Whether `save_text_unet` wrote a folder."""
-    return (folder / EXTRA).is_file() and "text" in _read_json(folder / EXTRA)
+    return (folder / EXTRA).is_file() and "text" in read_json(folder / EXTRA)
 
 
 def load_text_unet(folder: Path | str) -> tuple[TextUNet, GaussianDiffusion]:
@@ -61,7 +61,7 @@ def load_text_unet(folder: Path | str) -> tuple[TextUNet, GaussianDiffusion]:
     for path in needed:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; export the model again")
-    told = _read_json(folder / EXTRA)
+    told = read_json(folder / EXTRA)
     unet = from_diffusers_unet(_read_unet(folder / "unet", UNET), patch_size=told["patch_size"])
     model = TextUNet(unet.config, TextConfig(**told["text"]))
     model.unet.load_state_dict(unet.state_dict())

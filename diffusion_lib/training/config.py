@@ -7,51 +7,30 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ..core.autoencoder import AutoencoderConfig
 from ..core.diffusion import GaussianDiffusion
-from ..core.losses import WEIGHTINGS
-from ..core.schedules import SCHEDULES, make_betas
+from ..core.schedules import make_betas
 from ..core.text import TextConfig
 from ..core.unet import UNetConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RENAMED = {"patience": "max_nonfinite_steps", "keep": "keep_checkpoints"}  # old name -> name
 
-
-def whole(default: int, least: int) -> Any:
-    """A setting that is a whole number of at least `least` (and that torch can hold)."""
-    return Field(default, ge=least, lt=2**63, description=f"a whole number, at least {least}")
-
-
-def positive(default: float) -> Any:
-    """A setting that is a finite number above 0."""
-    return Field(default, gt=0, allow_inf_nan=False, description="a number above 0")
-
-
-def share(default: float) -> Any:
-    """A setting from 0 to 1."""
-    return Field(default, ge=0, le=1, allow_inf_nan=False, description="a number between 0 and 1")
-
-
-def one_of(default: str, known: Iterable[str]) -> Any:
-    """A setting that is one of the `known` words."""
-    told = f"one of {', '.join(known)}"
-    return Field(default, pattern=f"^({'|'.join(known)})$", description=told)
-
-
-def weight(default: float) -> Any:
-    """A setting that is a finite number of at least 0."""
-    return Field(default, ge=0, allow_inf_nan=False, description="a number, at least 0")
-
-
-def switch(default: bool) -> Any:
-    """A setting that is on or off."""
-    return Field(default, description="true or false")
+Count = Annotated[int, Field(ge=1, lt=2**63, description="a whole number, at least 1")]
+Whole = Annotated[int, Field(ge=0, lt=2**63, description="a whole number, at least 0")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number, at least 0")]
+Share = Annotated[
+    float, Field(ge=0, le=1, allow_inf_nan=False, description="a number between 0 and 1")]
+HalfLife = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+# a kind of error of pydantic -> what is allowed, in our words
+TOLD = {"bool_type": "true or false", "string_type": "a text",
+        "model_type": "settings, as {name: value}"}
 
 
 class Settings(BaseModel):
@@ -80,7 +59,8 @@ def explain(error: ValidationError, kind: type[BaseModel], given: dict[str, Any]
         return f"there is no setting {name!r}{did_you_mean(name, kind.model_fields)}"
     text = isinstance(value, str) and number(value) is not None
     hint = "; YAML takes 1e-3 for text, write 1.0e-3" if text else ""
-    allowed = kind.model_fields[name].description or first["msg"].removeprefix("Input should be ")
+    ours = kind.model_fields[name].description or TOLD.get(first["type"])
+    allowed = ours or first["msg"].removeprefix("Input should be ")
     if first["type"] == "less_than" and "whole" in allowed:
         allowed += " and below 2**63"
     return f"{name} must be {allowed}, not {value!r}{hint}"
@@ -100,51 +80,48 @@ def number(text: str) -> float | None:
         return None
 
 
-HalfLife = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-
-
 class TrainConfig(Settings):
     """Settings of a run, saved in every checkpoint. Raises ValueError for an impossible value."""
 
-    steps: int = whole(2000, 1)  # optimiser steps of the whole run
-    batch_size: int = whole(64, 1)  # pictures a step, over all devices
-    accumulate: int = whole(1, 1)  # slices of a batch, one after the other: less memory, same step
-    optimizer: str = one_of("adamw", ("adamw", "muon"))  # muon: fewer steps to the same loss
-    learning_rate: float = positive(1e-3)  # at its highest
-    warmup: int = whole(100, 0)  # steps during which the learning rate grows from 0
-    final_learning_rate: float = share(0.02)  # share of it that is left after the cosine decay
-    weight_decay: float = weight(0.0)
-    grad_clip: float = positive(1.0)  # largest norm of the gradient
-    weighting: str = one_of("uniform", WEIGHTINGS)  # of the loss
-    gamma: float = positive(5.0)  # of min_snr: no t counts more than one with this SNR
+    steps: Count = 2000  # optimiser steps of the whole run
+    batch_size: Count = 64  # pictures a step, over all devices
+    accumulate: Count = 1  # slices of a batch, one after the other: less memory, same step
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: fewer steps to the same loss
+    learning_rate: Positive = 1e-3  # at its highest
+    warmup: Whole = 100  # steps during which the learning rate grows from 0
+    final_learning_rate: Share = 0.02  # share of it that is left after the cosine decay
+    weight_decay: Weight = 0.0
+    grad_clip: Positive = 1.0  # largest norm of the gradient
+    weighting: Literal["uniform", "min_snr"] = "uniform"  # of the loss
+    gamma: Positive = 5.0  # of min_snr: no t counts more than one with this SNR
     # share of labels replaced by "no class", of captions by the empty one (for guidance)
-    label_drop: float = share(0.1)
+    label_drop: Share = 0.1
     # share of drawn cats' captions that lose some of their attributes (training/captions.py)
-    attribute_drop: float = share(0.0)
-    balanced: bool = switch(False)  # every class equally often, however many pictures it has
-    flip: bool = switch(True)  # mirror every other picture
-    augment: float = share(0.0)  # chance of each change of augment.py; needs model.augment_dim 5
+    attribute_drop: Share = 0.0
+    balanced: bool = False  # every class equally often, however many pictures it has
+    flip: bool = True  # mirror every other picture
+    augment: Share = 0.0  # chance of each change of augment.py; needs model.augment_dim 5
     ema: tuple[HalfLife, ...] = Field(default=(0.05,), min_length=1, description=(
         "half-lives between 0 and 1, shares of the run so far, as (0.05,)"))
-    seed: int = whole(0, 0)
-    precision: str = one_of("auto", ("auto", "float32", "bf16"))  # auto: what a short probe prefers
-    compile: bool = switch(False)  # torch.compile: pays on a GPU, in long runs
-    device: str = Field(default="auto", description="auto, cpu, mps, cuda or cuda:N")
-    save_every: int = whole(500, 1)  # steps between checkpoints (only if the run has a folder)
-    keep_checkpoints: int = whole(2, 1)  # the newest
-    log_every: int = whole(10, 1)  # steps between rows of log.csv
-    sample_every: int = whole(1000, 1)  # steps between grids of samples in the run folder
-    max_nonfinite_steps: int = whole(10, 1)  # NaN or infinite ones in a row end the run
+    seed: Whole = 0
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: what a short probe prefers
+    compile: bool = False  # torch.compile: pays on a GPU, in long runs
+    device: str = "auto"  # or cpu, mps, cuda, cuda:N
+    save_every: Count = 500  # steps between checkpoints (only if the run has a folder)
+    keep_checkpoints: Count = 2  # the newest
+    log_every: Count = 10  # steps between rows of log.csv
+    sample_every: Count = 1000  # steps between grids of samples in the run folder
+    max_nonfinite_steps: Count = 10  # NaN or infinite ones in a row end the run
 
 
 class DiffusionConfig(Settings):
     """The noising process by name."""
 
-    schedule: str = one_of("cosine", SCHEDULES)
-    T: int = whole(1000, 1)
-    prediction: str = one_of("v", ("epsilon", "x0", "v"))
-    snr_factor: float = positive(1.0)  # of the SNR at every t; 1/k² for pictures k times as wide
-    zero_terminal_snr: bool = switch(False)
+    schedule: Literal["linear", "cosine", "sigmoid"] = "cosine"
+    T: Count = 1000
+    prediction: Literal["epsilon", "x0", "v"] = "v"
+    snr_factor: Positive = 1.0  # of the SNR at every t; 1/k² for pictures k times as wide
+    zero_terminal_snr: bool = False
 
     def build(self) -> GaussianDiffusion:
         """The process. Raises ValueError for settings that contradict each other."""
@@ -180,46 +157,40 @@ AutoencoderModelConfig: Any = create_model(
 class LossConfig(Settings):
     """What a decoded picture is asked for, beside being like the picture in its pixels."""
 
-    noise: float = weight(0.1)  # spread of what is added to latents, whose own spread is 1
-    perceptual: float = weight(0.0)  # to be alike in the classifier's features
-    adversarial: float = weight(0.0)  # to please the critic
-    matching: float = weight(0.0)  # to be alike in what the critic's layers see
-    ripple: float = weight(0.0)  # to hold waves of two pixels where the picture does, not elsewhere
-    critic_from: float = share(0.5)  # share of the run after which the critic plays
-    critic_learning_rate: float = positive(5e-4)
-    decoder_only: bool = switch(False)  # a second pass (with init): the latents stay what they are
-
-
-DATA = "toycats, cifar10[:cat,dog], oxford_cats, folder:PATH"
-INIT = "a checkpoint or a shipped model's name, to start from"
+    noise: Weight = 0.1  # spread of what is added to latents, whose own spread is 1
+    perceptual: Weight = 0.0  # to be alike in the classifier's features
+    adversarial: Weight = 0.0  # to please the critic
+    matching: Weight = 0.0  # to be alike in what the critic's layers see
+    ripple: Weight = 0.0  # to hold waves of two pixels where the picture does, not elsewhere
+    critic_from: Share = 0.5  # share of the run after which the critic plays
+    critic_learning_rate: Positive = 5e-4
+    decoder_only: bool = False  # a second pass (with init): the latents stay what they are
 
 
 class RunConfig(Settings):
     """A whole run: `python -m diffusion_lib train --config NAME`."""
 
-    kind: str = one_of("diffusion", ("diffusion",))
-    data: str = Field("toycats", description=DATA)
+    kind: Literal["diffusion"] = "diffusion"
+    data: str = "toycats"  # or cifar10[:cat,dog], oxford_cats, folder:PATH
     exclude: tuple[dict[str, str], ...] = Field(
         (), description="drawn cats to leave out, as [{fur: white, ears: folded}]")
-    init: str = Field("", description=INIT)
-    autoencoder: str = Field("", description="whose latents to train in: its name or run folder")
-    diffusion: DiffusionConfig = Field(DiffusionConfig(), description="settings, as {T: 1000}")
-    model: ModelConfig = Field(ModelConfig(), description="settings, as {channels: 64}")
-    text: TextModelConfig = Field(
-        TextModelConfig(), description="settings, as {layers: 2}; of a model.cross_attention_dim")
-    train: TrainConfig = Field(TrainConfig(), description="settings, as {steps: 2000}")
+    init: str = ""  # a checkpoint or a shipped model's name, to start from
+    autoencoder: str = ""  # whose latents to train in: its name or run folder
+    diffusion: DiffusionConfig = DiffusionConfig()
+    model: ModelConfig = ModelConfig()
+    text: TextModelConfig = TextModelConfig()  # of a model.cross_attention_dim
+    train: TrainConfig = TrainConfig()
 
 
 class AutoencoderRun(Settings):
     """The training of an autoencoder: a config that says `kind: autoencoder`."""
 
-    kind: str = one_of("autoencoder", ("autoencoder",))
-    data: str = Field("toycats", description=DATA)
-    init: str = Field("", description=INIT)
-    model: AutoencoderModelConfig = Field(
-        AutoencoderModelConfig(), description="settings, as {channels: 16}")
-    loss: LossConfig = Field(LossConfig(), description="settings, as {noise: 0.1}")
-    train: TrainConfig = Field(TrainConfig(), description="settings, as {steps: 2000}")
+    kind: Literal["autoencoder"] = "autoencoder"
+    data: str = "toycats"
+    init: str = ""
+    model: AutoencoderModelConfig = AutoencoderModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
 
 
 KINDS: dict[str, Any] = {"diffusion": RunConfig, "autoencoder": AutoencoderRun}

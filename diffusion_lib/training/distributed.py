@@ -6,6 +6,7 @@ import os
 import torch
 from torch import Tensor, nn
 
+from ..data.needed import needed
 from .device import pick_device
 
 
@@ -20,13 +21,8 @@ class Ranks:
     def __init__(self, device: str = "auto") -> None:
         self.rank, self.count, self.accelerator = 0, 1, None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            try:
-                from accelerate import Accelerator
-            except ImportError as error:
-                raise ImportError(
-                    "several processes train together through Accelerate; pip install accelerate"
-                ) from error
-            self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
+            accelerate = needed("accelerate", "training in several processes")
+            self.accelerator = accelerate.Accelerator(cpu=device == "cpu", mixed_precision="no")
             self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if self.accelerator else pick_device(device)
 

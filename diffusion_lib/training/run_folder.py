@@ -38,37 +38,27 @@ class RunLock:
         self.lock.release()
 
 
-class StopRequest:
-    """Becomes true when the run was asked to stop."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals() -> Iterator[list[int]]:
     """Turn Ctrl-C (or JupyterLab's stop button) and SIGTERM into a polite request: the step in hand
-    is finished first.
+    is finished first. What it hands out is a list, empty until a signal came.
 
     A second signal interrupts at once. Outside the main thread, where Python delivers no signals,
     nothing is changed.
     """
-    request = StopRequest()
+    came: list[int] = []  # no threading.Event: its lock is not for signal handlers
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield came
         return
 
     def handler(number: int, frame: object) -> None:
-        if request:
+        if came:
             raise KeyboardInterrupt
-        request.signal = number
+        came.append(number)
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield request
+        yield came
     finally:
         for number, old in before.items():
             signal.signal(number, old)

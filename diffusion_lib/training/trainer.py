@@ -4,12 +4,14 @@ of the weights.
 
 import dataclasses
 import functools
+import json
 import math
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -112,11 +114,6 @@ class Trainer:
         self.step, self.saved = 0, -1  # saved: the step of the last checkpoint
         self.losses: list[float] = []
         self.origin: dict | None = None  # the whole config, kept in checkpoints
-
-    @property
-    def unit(self) -> str:
-        """What the data are, in a word."""
-        return "latents" if self.images.is_floating_point() else "pictures"
 
     @staticmethod
     def noise_shape(model: nn.Module, images: Tensor) -> Sequence[int]:
@@ -254,7 +251,8 @@ class Trainer:
                 speed = (self.step - first) * self.config.batch_size / seconds
                 bar.update()
                 bar.set_postfix(
-                    loss=f"{_recent(self.losses):.4f}", images_per_s=f"{speed:.0f}", refresh=False
+                    loss=f"{fmean(self.losses[-50:]):.4f}", images_per_s=f"{speed:.0f}",
+                    refresh=False,
                 )
                 self._record(log, speed, seconds, last=self.step == end)
                 self._call_back()
@@ -321,7 +319,7 @@ class Trainer:
         """What a run is besides its data and its settings of training: kept in checkpoints, and
         not to be changed on resume.
         """
-        told = {"model": plain_config(self.model)}
+        told = {"model": dataclasses.asdict(self.model.config)}
         if self.diffusion:
             told["diffusion"] = self.diffusion.state_dict()
         if self.autoencoder is not None:
@@ -401,13 +399,10 @@ class Trainer:
             **self.described(), "data": {"pictures": fingerprint(self.images)},
             "train": self.config.model_dump(mode="json", exclude=free),
         }
-        for part, value in now.items():
+        for part, value in json.loads(json.dumps(now)).items():  # as a checkpoint holds it
             saved = state.get(part, {}) if part != "data" else {"pictures": state[part]["sha256"]}
-            differing = [
-                k
-                for k in sorted(value.keys() | saved.keys() - free)
-                if _plain(value.get(k)) != _plain(saved.get(k))
-            ]
+            names = sorted(value.keys() | saved.keys() - free)
+            differing = [k for k in names if value.get(k) != saved.get(k)]
             changeable = part in ("data", "train", "loss")
             if differing and not (allow_changes and changeable):
                 told = [
@@ -447,21 +442,3 @@ def average_files(saved: Sequence[float], wanted: Sequence[float]) -> list[str]:
             f"resume with --train.ema as it was"
         )
     return [f"ema_{list(saved).index(half_life)}" for half_life in wanted]
-
-
-def plain_config(model: Any) -> dict:
-    """The settings a network was built from, as JSON holds them."""
-    config: Any = model.config
-    return dict(config) if isinstance(config, Mapping) else dataclasses.asdict(config)
-
-
-def _plain(value: object) -> object:
-    """As JSON holds it."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _recent(losses: Sequence[float]) -> float:
-    """The mean of the last 50."""
-    return sum(losses[-50:]) / len(losses[-50:])

@@ -204,7 +204,7 @@ def test_example_photo(refuses, monkeypatch: pytest.MonkeyPatch) -> None:
     small = torch.nn.functional.avg_pool2d(example_photo(128), 4)
     assert (small - example_photo(32)).abs().mean() < 0.03  # the same cat at any size
     monkeypatch.setitem(sys.modules, "skimage.data", None)
-    with refuses(RuntimeError, "scikit-image", "pip install scikit-image"):
+    with refuses(ImportError, "the photo needs skimage", "pip install scikit-image"):
         example_photo(64)
 
 

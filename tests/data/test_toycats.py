@@ -157,7 +157,7 @@ def test_exclude_of_a_single_value() -> None:
 
 def test_reads_like_a_set() -> None:
     cats = ToyCats(size=24, n=7, seed=2)
-    assert len(cats) == 7 and repr(cats) == "ToyCats(size=24, n=7, seed=2)"
+    assert len(cats) == 7
     assert cats.images is cats.images  # drawn once
 
 

@@ -1,4 +1,4 @@
-"""Sliders and the live view of a training, without a browser: what they hold and say.
+"""Sliders and the time left of a training, without a browser: what they hold and say.
 
 Every slider is pushed to its ends and its middle. tests/browser moves them as a hand does.
 """
@@ -24,14 +24,13 @@ from ipywidgets import (
 )
 from ipywidgets.widgets.widget_link import Link
 from PIL import Image
-from traitlets import TraitError
 
 from diffusion_lib import GaussianDiffusion, linear_beta_schedule
 from diffusion_lib.lessons import progress as progress_of
 from diffusion_lib.lessons import sliders as widgets
 from diffusion_lib.lessons.panels import compose, curve_panel
 from diffusion_lib.lessons.plots import plot_curves
-from diffusion_lib.lessons.progress import LiveProgress, TimeLeft
+from diffusion_lib.lessons.progress import TimeLeft
 from diffusion_lib.lessons.sliders import frame_slider, live_panel, live_slider, timestep_slider
 
 
@@ -48,6 +47,20 @@ def middle(content: bytes) -> int:
     """The grey in the middle of what a slider shows of grey()."""
     picture = pixels(content)
     return int(picture[picture.shape[0] * 2 // 3, 80, 0])
+
+
+def shown(slider, value) -> bytes:
+    """The frame of one of a frame slider's values."""
+    return slider.frames[slider.values.index(value)]
+
+
+def moved(panel, **values) -> bytes:
+    """Set controls by name, as hands do; returns the picture then shown, or raises its error."""
+    for name, value in values.items():
+        panel.controls[name].value = value
+    if panel.error is not None:
+        raise panel.error
+    return panel.image.value
 
 
 def in_page(one, one_name: str, other, other_name: str) -> bool:
@@ -77,12 +90,10 @@ def test_a_frame_slider_at_its_ends_and_its_middle() -> None:
     slider = frame_slider([grey(t) for t in (0, 250, 500, 750, 1000)], [0, 250, 500, 750, 1000])
     assert slider.values == [0, 250, 500, 750, 1000]
     for t in (0, 500, 1000):
-        shown = slider.move(t)
-        assert middle(shown) == pytest.approx(255 * t / 1000, abs=1)
-        assert (
-            slider.slider.label == str(t)
-            and slider.pages.children[slider.pages.selected_index].value == shown
-        )
+        slider.slider.index = slider.values.index(t)
+        page = slider.pages.children[slider.slider.index]
+        assert slider.slider.label == str(t) and page.value == shown(slider, t)
+        assert middle(page.value) == pytest.approx(255 * t / 1000, abs=1)
     assert [middle(frame) for frame in slider.frames] == sorted(
         middle(frame) for frame in slider.frames
     )
@@ -123,7 +134,6 @@ def test_text_forms_are_constant_and_one_line(live) -> None:
         return frame_slider([grey(t) for t in (0, 500, 1000)], [0, 500, 1000], "step", value=start)
 
     one, other = make(0), make(500)
-    one.move(1000)
     expected = "Slider over step (0 to 1000)" if live else "Slider over step (3 frames)"
     assert pretty(one) == pretty(other) == repr(one) == expected
     bundle = one._repr_mimebundle_()
@@ -132,7 +142,7 @@ def test_text_forms_are_constant_and_one_line(live) -> None:
 
 def test_captions_are_words_and_drawn_into_the_frames(diffusion) -> None:
     one, other = (frame_slider([grey(5)], [5], captions=[words]) for words in ("one", "other"))
-    assert one.pages.children[0].tooltip == "one" and one.move(5) != other.move(5)
+    assert one.pages.children[0].tooltip == "one" and one.frames != other.frames
     slider = timestep_slider(grey, diffusion, count=5, limit_kb=1000)
     words = [page.tooltip for page in slider.pages.children]
     assert words[0] == "t = 0    ᾱ_t = 0.9999" and words[2] == "t = 258    ᾱ_t = 0.5002"
@@ -145,8 +155,8 @@ def test_frames_of_every_kind() -> None:
     slider = frame_slider(
         [grey(0), compose([grey(500)]), torch.zeros(4, 3, 8, 8), figure, as_bytes], range(5)
     )
-    assert len({slider.move(value) for value in range(5)}) == 5
-    assert pixels(slider.move(3)).shape == (200 + 34, 300 + 12, 3)
+    assert len(set(slider.frames)) == 5
+    assert pixels(slider.frames[3]).shape == (200 + 34, 300 + 12, 3)
     untouched = frame_slider([as_bytes, as_bytes[:]], [0, 1])
     # only bytes: taken as they are
     assert untouched.frames == [as_bytes, as_bytes]
@@ -182,8 +192,6 @@ def test_frame_sliders_refuse(refuses) -> None:
         frame_slider([], [])
     with refuses(ValueError, "value 5", "1 … 2"):
         frame_slider(two, [1, 2], value=5)
-    with refuses(ValueError, "5 is no value", "1 to 2"):
-        frame_slider(two, [1, 2]).move(5)
     with refuses(ValueError, "NaN"):
         frame_slider([torch.full((3, 8, 8), float("nan"))], [1])
 
@@ -201,19 +209,15 @@ def test_a_live_slider_at_its_ends_and_its_middle() -> None:
     slider = live_slider(draw, 0, 1000, 150)
     assert asked == [150]
     for t in (0, 500, 1000):
-        shown = slider.move(t)
-        assert shown == slider.image.value and middle(shown) == pytest.approx(255 * t / 1000, abs=1)
+        assert middle(moved(slider, value=t)) == pytest.approx(255 * t / 1000, abs=1)
     assert asked == [150, 0, 500, 1000]                                        # once for each place
-    # where it stands already: drawn anew
-    slider.move(1000)
-    assert asked[-2:] == [1000, 1000]
 
 
 def test_a_hand_redraws_through_the_widget_itself() -> None:
     slider = live_slider(lambda t: grey(t), 0, 1000)
     before = slider.image.value
     # what arrives from the page
-    slider.slider.set_state({"value": 700})
+    slider.controls["value"].set_state({"value": 700})
     assert slider.image.value != before and middle(slider.image.value) == pytest.approx(178, abs=1)
 
 
@@ -227,31 +231,31 @@ def test_play_is_linked_in_the_page() -> None:
         2,
     )
     assert (
-        handle is slider.slider and handle.step == 2 and in_page(player, "value", handle, "value")
+        handle is slider.controls["value"]
+        and handle.step == 2
+        and in_page(player, "value", handle, "value")
     )
     assert not [
         w for w in live_slider(grey, 0, 9, play=False).children[0].children if isinstance(w, Play)
     ]
 
 
-def test_an_error_is_shown_and_raised_by_move() -> None:
+def test_an_error_is_shown() -> None:
     def draw(t):
         if t > 500:
             raise RuntimeError("no <picture> above 500")
         return grey(t)
 
     slider = live_slider(draw, 0, 1000)
-    good = slider.move(400)
+    good = moved(slider, value=400)
     # a hand: no traceback, but words below the picture
-    slider.slider.value = 600
+    slider.controls["value"].value = 600
     assert (
         "RuntimeError: no &lt;picture&gt; above 500" in slider.status.value
         and slider.image.value == good
     )
     assert isinstance(slider.error, RuntimeError)
-    with pytest.raises(RuntimeError, match="no <picture> above 500"):
-        slider.move(700)
-    slider.move(300)
+    moved(slider, value=300)
     assert slider.status.value == "" and slider.error is None                  # and it goes on
 
 
@@ -269,23 +273,18 @@ def test_slow_work_shows_that_it_is_working(monkeypatch) -> None:
     monkeypatch.setattr(widgets.time, "perf_counter", lambda: next(clock))
     slider = live_slider(lambda t: grey(t), 0, 10)
     slider.status.observe(lambda change: seen.append(change["new"]), "value")
-    slider.move(3)
+    moved(slider, value=3)
     assert seen == ["drawing …", ""]
     # from now on it is quick
     monkeypatch.setattr(widgets.time, "perf_counter", lambda: 0.0)
-    slider.move(4)                                                             # it cannot know yet
-    slider.move(5)
+    moved(slider, value=4)                                                     # it cannot know yet
+    moved(slider, value=5)
     assert seen == ["drawing …", "", "drawing …", ""]
 
 
 def test_live_sliders_refuse(refuses) -> None:
     with refuses(ValueError, "11", "0 … 10"):
         live_slider(grey, 0, 10, 11)
-    slider = live_slider(grey, 0, 10)
-    with refuses(ValueError, "value = 12", "stopped at 10"):
-        slider.move(12)
-    with refuses(ValueError, "'steps'", "there are value"):
-        slider.move(steps=3)
 
 
 def test_live_pictures_of_every_kind() -> None:
@@ -299,10 +298,10 @@ def test_live_pictures_of_every_kind() -> None:
     ]
     slider = live_slider(lambda i: kinds[i], 0, len(kinds) - 1)
     for i, format in enumerate(["png", "png", "png", "webp", "jpeg", "png"]):
-        shown = slider.move(i)
-        assert slider.image.format == format and pixels(shown).shape[2] == 3
+        picture = moved(slider, value=i)
+        assert slider.image.format == format and pixels(picture).shape[2] == 3
     # bytes are taken as they are
-    assert slider.move(2) == kinds[2]
+    assert moved(slider, value=2) == kinds[2]
 
 
 # -- panels with controls --------------------------------------------------------------------------
@@ -389,14 +388,8 @@ def test_a_panel_at_the_ends_and_the_middle_of_every_control() -> None:
         "clip": (False, True),
     }
     for name, places in places_of.items():
-        pictures = {panel.move(**{name: place}) for place in places}
+        pictures = {moved(panel, **{name: place}) for place in places}
         assert len(pictures) == len(places), name
-    with pytest.raises(
-        ValueError, match="power = 3.5 lies outside its slider, which stopped at 3.0"
-    ):
-        panel.move(power=3.5)
-    with pytest.raises(TraitError):
-        panel.move(sampler="unknown")
 
 
 def test_several_controls_at_once() -> None:
@@ -404,21 +397,21 @@ def test_several_controls_at_once() -> None:
     panel = live_panel(
         lambda a, b: asked.append((a, b)) or grey(10 * a + b, 100), {"a": (0, 9, 0), "b": (0, 9, 0)}
     )
-    assert middle(panel.move(a=5, b=7)) == pytest.approx(255 * 0.57, abs=1)
+    assert middle(moved(panel, a=5, b=7)) == pytest.approx(255 * 0.57, abs=1)
     # as hands do: one after the other
     assert asked == [(0, 0), (5, 0), (5, 7)]
 
 
 def test_more_controls_beside_a_slider() -> None:
     slider = live_slider(
-        lambda t, name, seed: grey(t + seed, 20),
+        lambda t, name, seed: grey(t + seed + (name == "b"), 20),
         0,
         10,
         controls={"name": ["a", "b"], "seed": (0, 9, 0)},
     )
-    assert middle(slider.move(5, seed=4)) == pytest.approx(255 * 9 / 20, abs=1)
-    assert middle(slider.move(10)) == pytest.approx(255 * 14 / 20, abs=1)      # seed stays
-    assert slider.move(name="b") == slider.image.value
+    assert middle(moved(slider, value=5, seed=4)) == pytest.approx(255 * 9 / 20, abs=1)
+    assert middle(moved(slider, value=10)) == pytest.approx(255 * 14 / 20, abs=1)  # seed stays
+    assert middle(moved(slider, name="b")) == pytest.approx(255 * 15 / 20, abs=1)
 
 
 @pytest.mark.parametrize("control", [(1, 2), (1, 2, 3, 4, 5), "text", 7, None])
@@ -443,12 +436,8 @@ def test_frames_of_a_timestep_slider_are_spread_over_all_t(diffusion) -> None:
     )
     assert few.values == list(range(7))                                        # no timestep twice
     every = timestep_slider(lambda t: grey(t), diffusion, live=True, value=130)
-    assert (every.slider.min, every.slider.max, every.slider.step, every.slider.value) == (
-        0,
-        999,
-        1,
-        130,
-    )
+    handle = every.controls["value"]
+    assert (handle.min, handle.max, handle.step, handle.value) == (0, 999, 1, 130)
     assert isinstance(every.children[0], HBox) and isinstance(every.children[0].children[0], Play)
 
 
@@ -460,89 +449,6 @@ def test_a_timestep_slider_refuses(diffusion, refuses) -> None:
 
 
 # -- a training, watched ---------------------------------------------------------------------------
-
-
-class OneTrainer:
-    """What LiveProgress needs to see of a Trainer."""
-
-    def __init__(self, steps: int) -> None:
-        self.step, self.losses, self.ema_model = 0, [], object()
-        self.config = SimpleNamespace(steps=steps)
-
-    def run(self, progress: LiveProgress, loss=lambda step: 1 / step) -> None:
-        while self.step < self.config.steps:
-            self.step += 1
-            self.losses.append(loss(self.step))
-            progress(self)
-
-
-def test_outside_a_notebook_progress_is_silent() -> None:
-    progress = LiveProgress(lambda model: pytest.fail("sampled"), 10)
-    OneTrainer(30).run(progress)
-    assert progress.picture is None and progress.history == [] and progress.image.value == b""
-    assert not progress.active
-
-
-def test_samples_come_when_they_are_due_and_at_the_end() -> None:
-    trainer, models = OneTrainer(25), []
-
-    def sample(model):
-        assert not torch.is_grad_enabled()
-        models.append(model)
-        return torch.full((4, 3, 8, 8), len(models) / 4 - 1)
-
-    progress = LiveProgress(sample, 10, active=True, seconds=1e9)
-    trainer.run(progress)
-    assert [step for step, _ in progress.history] == [10, 20, 25] and models == [
-        trainer.ema_model
-    ] * 3
-    assert pixels(progress.image.value).tolist() == np.asarray(progress.picture).tolist()
-    assert repr(progress) == "Training, live: loss and samples"
-    slider = frame_slider(
-        [images for _, images in progress.history], [step for step, _ in progress.history], "step"
-    )
-    assert len({slider.move(step) for step in (10, 20, 25)}) == 3
-
-
-def test_the_curve_is_drawn_at_most_every_so_many_seconds(monkeypatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(widgets.time, "perf_counter", lambda: now[0])
-    progress, trainer, drawn = LiveProgress(active=True, seconds=5), OneTrainer(20), []
-
-    def watch(change):
-        drawn.append(trainer.step)
-
-    progress.image.observe(watch, "value")
-
-    def loss(step):
-        now[0] += 1.0
-        return 1 / step
-
-    trainer.run(progress, loss)
-    assert drawn == [1, 6, 11, 16, 20]                                         # and at the end
-
-
-def test_the_picture_shows_the_smoothed_loss_and_the_newest_samples(monkeypatch) -> None:
-    drawn = {}
-
-    def curve(curves, *, x, **options):
-        drawn.update(loss=curves["loss"], x=x)
-        return curve_panel(curves, x=x, **options)
-
-    def sheet(panels, titles, caption):
-        drawn.update(titles=titles, caption=caption)
-        return compose(panels, titles, caption=caption)
-
-    monkeypatch.setattr(progress_of, "curve_panel", curve)
-    monkeypatch.setattr(progress_of, "compose", sheet)
-    progress = LiveProgress(active=True, smooth=4)
-    progress.history = [(5, torch.ones(4, 3, 8, 8)), (10, -torch.ones(4, 3, 8, 8))]
-    progress.update(14, [0.5] * 10 + [0.1] * 4, 100)
-    assert drawn["titles"] == ["loss 0.1000 (mean of 4 steps)", "samples at step 10"]
-    assert drawn["caption"] == "step 14 of 100" and drawn["x"].tolist() == list(range(1, 15))
-    assert np.allclose(drawn["loss"][-4:], [0.4, 0.3, 0.2, 0.1])
-    progress.update(1003, [0.3, 0.2, 0.1], 2000)  # resumed: losses of this session only
-    assert drawn["x"].tolist() == [1001, 1002, 1003]
 
 
 def test_a_long_training_says_so_after_its_first_steps(monkeypatch) -> None:
@@ -567,41 +473,17 @@ def test_a_long_training_says_so_after_its_first_steps(monkeypatch) -> None:
         TimeLeft(0)
 
 
-def test_ten_thousand_losses_are_drawn_quickly_and_nan_does_not_stop_it() -> None:
-    progress = LiveProgress(active=True)
-    progress.update(10_000, np.linspace(1, 0.1, 10_000), 10_000)
-    assert progress.picture.width < 500
-    progress.update(3, [0.5, float("nan"), 0.4], 10)
-    assert progress.picture.width < 500
-
-
-def test_an_error_of_the_sample_function_stops_the_training() -> None:
-    with pytest.raises(RuntimeError, match="wrong shape"):
-        OneTrainer(5).run(
-            LiveProgress(
-                lambda model: (_ for _ in ()).throw(RuntimeError("wrong shape")), 5, active=True
-            )
-        )
-
-
-def test_progress_refuses(refuses) -> None:
-    with refuses(ValueError, "sample_every", "0"):
-        LiveProgress(sample_every=0)
-    with refuses(ValueError, "no losses", "after the first step"):
-        LiveProgress(active=True).update(0, [], 10)
-
-
-def test_in_a_notebook_progress_shows_itself_once(monkeypatch) -> None:
+def test_in_a_notebook_the_time_left_shows_itself_once(monkeypatch) -> None:
     import IPython
     import IPython.display
 
     shown = []
     monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=object()))
     monkeypatch.setattr(IPython.display, "display", shown.append)
-    progress = LiveProgress(seconds=0)
-    assert progress.active
-    OneTrainer(7).run(progress)
-    assert shown == [progress]
+    left = TimeLeft(7)
+    for _ in range(7):
+        left()
+    assert shown == [left]
 
 
 # -- the page --------------------------------------------------------------------------------------

@@ -191,6 +191,6 @@ def test_diffusers_is_imported_only_when_needed():
     code = ("import sys; sys.modules['diffusers'] = None\n"
             "from diffusion_lib import UNet, to_diffusers_unet\n"
             "try: to_diffusers_unet(UNet(image_size=8, channels=8))\n"
-            "except RuntimeError as error: print(error)")
+            "except ImportError as error: print(error)")
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "install it: pip install diffusers" in answer.stdout, answer.stderr

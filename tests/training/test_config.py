@@ -1,15 +1,19 @@
 """A run's settings: checked, wrong ones told in one line, changed by commands, printed whole."""
 
 import math
+from typing import get_args
 
 import pytest
 import yaml
 
 from diffusion_lib import Autoencoder, UNet
 from diffusion_lib.__main__ import main
+from diffusion_lib.core.losses import WEIGHTINGS
+from diffusion_lib.core.schedules import SCHEDULES
 from diffusion_lib.saving.diffusers_format import to_diffusers_unet
 from diffusion_lib.training.config import (
     CONFIGS,
+    DiffusionConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
@@ -102,7 +106,7 @@ def test_ways_to_write_a_change(capsys: pytest.CaptureFixture, flags: list, sett
     (["--seed", "1" * 23], "seed must be a whole number, at least 0 and below 2**63, not 111"),
     (["--train.steps", "many"], "not 'many'"), (["--train.learning_rate", "nan"], "above 0"),
     (["--train.flip", "7"], "true or false"),
-    (["--train.weighting", "snr"], "uniform, min_snr"),
+    (["--train.weighting", "snr"], "weighting must be 'uniform' or 'min_snr', not 'snr'"),
     (["--model.image_size", "big"], "image_size"), (["loose"], "'loose'"),
 ])
 def test_wrong_flags_are_told_in_one_line_with_the_nearest_right_one(capsys: pytest.CaptureFixture,
@@ -140,6 +144,11 @@ def test_settings_are_frozen_and_strict() -> None:
     for wrong in ("5", 5.0, True, None, math.nan):
         with pytest.raises(ValueError, match="steps must be a whole number"):
             TrainConfig(steps=wrong)
+
+
+def test_every_schedule_and_weighting_is_allowed() -> None:
+    assert get_args(DiffusionConfig.model_fields["schedule"].annotation) == tuple(SCHEDULES)
+    assert get_args(TrainConfig.model_fields["weighting"].annotation) == WEIGHTINGS
 
 
 def test_override_leaves_the_original_alone() -> None:

@@ -24,6 +24,7 @@ from diffusion_lib import (
     TrainConfig,
     Trainer,
     UNet,
+    UNetConfig,
     cosine_beta_schedule,
     load_pretrained,
     noise_prediction_loss,
@@ -82,7 +83,7 @@ class NotANumber(nn.Module):
     def __init__(self, bad: Sequence[int]) -> None:
         super().__init__()
         self.weight, self.bad, self.calls = nn.Parameter(torch.tensor(0.5)), bad, 0
-        self.config, self.in_channels, self.image_size = {}, 3, 8
+        self.config, self.in_channels, self.image_size = UNetConfig(), 3, 8
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         self.calls += 1
@@ -272,7 +273,7 @@ class Recorder(nn.Module):
     def __init__(self, num_classes: int | None = None) -> None:
         super().__init__()
         self.weight, self.num_classes, self.config = (
-            nn.Parameter(torch.tensor(0.0)), num_classes, {},
+            nn.Parameter(torch.tensor(0.0)), num_classes, UNetConfig(),
         )
         self.seen, self.labels = [], []
 
