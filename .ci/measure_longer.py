@@ -1,14 +1,12 @@
 """Does the reader's own network of notebook 09 go on drawing what it has never seen when it trains
-longer, and why? Train its program for two lengths, and for the longer one twice more with one thing
-changed: diffusion_lib/weights/tables/longer.json.
+longer, and is it because pixels choose their words? Train its program for two lengths, and for the
+longer one once more with the choice taken away: diffusion_lib/weights/tables/longer.json.
 
-    python .ci/measure_longer.py --seeds 3        one thread; about an hour
+    python .ci/measure_longer.py --seeds 3        one thread; about forty minutes
 
 The programs, the CLIP and the network, stand in the notebook. In the kind "mean" every pixel reads
-the mean of the words' states, so none chooses its words. In the kind "parts" each attribute of each
-caption is hidden in one step in three, as in measure_composition.py. All else is the same. A seed
-fixes the first weights and the order of the drawings; the drawings are the notebook's. A table half
-done is gone on with.
+the mean of the words' states; weights and all else are the same. A seed fixes the first weights and
+the order of the drawings; the drawings are the notebook's. A table half done is gone on with.
 """
 
 import argparse
@@ -29,8 +27,8 @@ from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
 
 TABLE = WEIGHTS / "tables/longer.json"
-KINDS, SCALES = ("1000", "5000", "5000 mean", "5000 parts"), (1, 2, 4)
-FUR, EARS, DROP = 0, 3, 0.35  # columns of the attributes; measure_composition.py's
+KINDS, SCALES = ("1000", "5000", "5000 mean"), (1, 2, 4)
+FUR, EARS = 0, 3  # columns of the attributes
 
 
 def own_program() -> dict[str, Any]:
@@ -45,20 +43,6 @@ def mean_of_words(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """`attend` without the choice: every one that asks gets the mean of the words (B, N, d)."""
     there = mask[..., None]
     return ((v * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)).expand(q.shape)
-
-
-class Parts:
-    """Captions (N, 16) of which each attribute is hidden with a chance of DROP, anew each time."""
-
-    def __init__(self, names: dict[str, Any], versions: int = 16) -> None:
-        labels, dice = names["cat_labels"], torch.Generator().manual_seed(0)
-        hidden = torch.rand(versions, *labels.shape, generator=dice) < DROP
-        self.tokens = torch.stack([
-            names["tokens"]([names["caption"](row) for row in rows.tolist()])
-            for rows in labels.expand_as(hidden).masked_fill(hidden, -1)])
-
-    def __getitem__(self, drawings: Tensor) -> Tensor:
-        return self.tokens[torch.randint(len(self.tokens), drawings.shape), drawings]
 
 
 def counted(names: dict[str, Any], network: Any) -> dict[str, int]:
@@ -92,8 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
         # only where pixels read: the text encoder's words go on looking at each other
         chosen = {"attend": mean_of_words} if how == "mean" else {}
         names["Read"].forward = FunctionType(read.__code__, read.__globals__ | chosen)
-        told = Parts(names) if how == "parts" else names["cat_tokens"]
-        network = names["train"](names["cats"], told, steps=int(steps), seed=seed)
+        network = names["train"](
+            names["cats"], names["cat_tokens"], steps=int(steps), seed=seed)
         runs[str(seed)] = counted(names, network)
         print(kind, seed, runs[str(seed)], flush=True)
         with whole(a.out) as path:

@@ -48,7 +48,7 @@ def main() -> None:
     log, rows = list(CsvLog.read(a.run / "log.csv")), []
     measures = Measures(a.data, a.features, a.n)
     folders = sorted((a.run / "checkpoints").glob("step_*"))
-    for folder in folders[a.every - 1 :: a.every]:
+    for folder in folders[:: -a.every][::-1]:  # the last one too
         model, diffusion, info = load_model(folder)
         step = int(folder.name.removeprefix("step_"))
         seconds = max(float(row["seconds"]) for row in log if int(row["step"]) <= step)
