@@ -116,5 +116,6 @@ def few_colours(picture: "Image.Image | Figure", colours: int = 64, format: str 
     if hasattr(picture, "savefig"):
         picture.savefig(buffer, format="png", dpi=100)
         picture, buffer = Image.open(buffer).convert("RGB"), io.BytesIO()
-    picture.quantize(colours).save(buffer, format, optimize=True, lossless=True)
+    # kmeans: without it small things lose their colour, green eyes for example
+    picture.quantize(colours, kmeans=3).save(buffer, format, optimize=True, lossless=True)
     return buffer.getvalue()

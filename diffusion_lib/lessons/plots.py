@@ -67,7 +67,7 @@ def _png(picture: "Image.Image | Figure") -> bytes:
     # Noise does not compress: a large sheet gets the 256 colours that fit it best, a third of the
     # bytes; pictures enlarged pixel by pixel would be larger still as JPEG.
     if picture.width * picture.height > 60_000:
-        picture = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        picture = picture.convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE)
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 

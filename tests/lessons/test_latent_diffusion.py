@@ -53,12 +53,12 @@ def test_there_and_back(own: dict) -> None:
 
 def test_what_uncompared_cells_claim() -> None:
     shares = [int(x) for x in re.findall(r"(\d+)%", printed("10", "own-count-10"))]
-    decibels = [int(x) for x in re.findall(r"PSNR +(\d+)", printed("10", "own-count-10"))]
+    decibels = re.findall(r"PSNR +(\w+)", printed("10", "own-count-10"))
     assert len(shares) == 10 and min(shares[:5]) >= 95  # the reader reads what was drawn
     fur, _, eyes, _, background = shares[5:]
     assert min(fur, background) >= 90 and eyes < min(fur, background)
     light, heavy = (int(x) for x in re.findall(r"PSNR +(\d+)", printed("10", "heavy-count-10")))
-    assert decibels[1] == light > heavy
+    assert decibels[0] == "inf" and int(decibels[1]) == light > heavy
 
 
 # -- exercises -------------------------------------------------------------------------------------
