@@ -72,7 +72,8 @@ def card(run: Path | str, state: dict, points: int = 60) -> dict:
         told["schedule"] = "see diffusion.betas"
     if "loss" in state:
         told["loss"] = state["loss"]
-    for name in ("trials", "report", "independent", "terms", "guide", "moments", "ema"):
+    for name in ("trials", "report", "independent", "terms", "guide", "sampling", "moments",
+                 "ema"):
         if (run / f"{name}.json").exists():
             told[name] = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
     return told

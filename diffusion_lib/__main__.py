@@ -66,8 +66,8 @@ FLAGS = {
     ),
     "sample": (
         *DRAWING,
-        ("--sampler", "ddim", "ddim, ddpm, dpm_solver_pp or heun"),
-        ("--steps", 50, "network evaluations a picture, about"),
+        ("--sampler", str, "ddim, ddpm, dpm_solver_pp or heun (what the model's card says; ddim)"),
+        ("--steps", int, "network evaluations a picture, about (what its card says; 50)"),
         ("--n", 64, "number of pictures"),
         ("--out", str, "folder for one PNG a sample, named by its seed"),
         ("--grid", str, "one PNG with all samples"),
@@ -77,8 +77,8 @@ FLAGS = {
     ),
     "evaluate": (
         *DRAWING,
-        ("--sampler", "dpm_solver_pp", "ddim, ddpm, dpm_solver_pp (quickest) or heun"),
-        ("--steps", 20, "network evaluations a picture, about"),
+        ("--sampler", str, "ddim, ddpm, dpm_solver_pp or heun (what its card says; dpm_solver_pp)"),
+        ("--steps", int, "network evaluations a picture, about (what its card says; 20)"),
         ("--data", ..., "real pictures: folder:PATH, another source, or reference:cats32"),
         ("--held-out", str, "others (#held_out beside #train, test/ beside train/)"),
         ("--n", 1000, "number of samples"),
@@ -93,6 +93,7 @@ FLAGS = {
         ("--out", ..., "the folder to write"),
     ),
 }
+USUAL = {"sample": ("ddim", 50), "evaluate": ("dpm_solver_pp", 20)}  # where no card says
 TRACEBACK = ("--traceback", False, "show where in the code an error arose")
 
 
@@ -344,8 +345,9 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     from .training.device import pick_device
 
     check_counts(a, "n", "batch_size")
-    check_sample(a.n, a.batch_size, a.sampler, a.seed)
+    check_sample(a.n, a.batch_size, a.sampler or "ddim", a.seed)
     trained = lib.load_model(a.checkpoint)
+    settle_sampler(a, trained.info.get("sampling") or {})
     timesteps_trailing(trained.diffusion.T, a.steps, a.spacing)
     interval = interval_of(a, trained)
     if says(a) or hasattr(trained.model, "read"):
@@ -369,6 +371,15 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
         raise ValueError(f"--guidance {a.guidance} needs --class K or --autoguidance MODEL: "
                          "there is nothing else to be guided by")
     return trained, network
+
+
+def settle_sampler(a: Namespace, card: dict) -> None:
+    """Sampler and steps where they are not asked for: the card's, or what is usual."""
+    if a.sampler not in (None, card.get("sampler")):
+        card = {}
+    sampler, steps = USUAL[a.run.__name__]
+    a.sampler = a.sampler or card.get("sampler", sampler)
+    a.steps = card.get("steps", steps) if a.steps is None else a.steps
 
 
 def prompted(a: Namespace, trained: Any, interval: tuple[int, int] | None) -> Any:
@@ -427,8 +438,9 @@ def guide_of(a: Namespace, trained: Any) -> dict | None:
         known = card if card and card["name"] == a.autoguidance else {"scale": 2.0}
         scale = known["scale"] if a.guidance is None else a.guidance
         return {**known, "name": a.autoguidance, "scale": scale}
-    plain = a.guidance is not None or getattr(a, "class") is not None
-    return None if plain else card
+    if a.guidance == 1 or getattr(a, "class") is not None:
+        return None
+    return card if a.guidance is None else {**card, "scale": a.guidance}
 
 
 def interval_of(a: Namespace, trained: Any) -> tuple[int, int] | None:

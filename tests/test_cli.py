@@ -21,7 +21,7 @@ from diffusion_lib import (
     cosine_beta_schedule,
     load_model,
 )
-from diffusion_lib.__main__ import main
+from diffusion_lib.__main__ import main, parser, settle_sampler
 from diffusion_lib.training.run_folder import RunLock
 
 ROOT = Path(__file__).parents[1]
@@ -482,3 +482,27 @@ def test_autoguidance(capsys, tmp_path):
                                          "--guidance", 0.5, "--out", tmp_path / "d")
     assert "1 or more, not 0.0" in fails(capsys, "sample", "cats32", "--autoguidance", "cifar10_32",
                                          "--guidance", 0, "--out", tmp_path / "d")
+
+
+def test_a_card_says_how_its_model_draws(capsys, tmp_path):
+    """Its guide and its sampler are used unless told otherwise, and `--guidance` alone is the
+    guide's scale."""
+    card = load_model("catfaces128").info
+    own, scale = card["sampling"], card["guide"]["scale"]
+
+    def drawn(name, *more):
+        works("sample", "catfaces128", "--n", 1, "--out", tmp_path / name, *more)
+        return (tmp_path / name / "00000.png").read_bytes(), capsys.readouterr().out
+
+    few = "--steps", 3
+    plain, said = drawn("a", *few)
+    assert f"{own['sampler']}, 3 steps" in said
+    told = "--sampler", own["sampler"], "--autoguidance", card["guide"]["name"]
+    assert plain == drawn("b", *few, *told)[0] == drawn("c", *few, "--guidance", scale)[0]
+    more, alone = drawn("d", *few, "--guidance", 3)[0], drawn("e", *few, "--guidance", 1)[0]
+    assert more == drawn("f", *few, *told, "--guidance", 3)[0] and len({plain, more, alone}) == 3
+    assert alone == drawn("g", *few, "--autoguidance", "none")[0]
+    assert f"{own['sampler']}, {own['steps']} steps" in drawn("h")[1]
+    asked = parser().parse_args(["sample", "catfaces128", "--sampler", "heun"])
+    settle_sampler(asked, own)
+    assert (asked.sampler, asked.steps) == ("heun", 50)  # the card's steps are its sampler's
