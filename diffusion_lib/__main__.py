@@ -13,6 +13,7 @@ anything else. What needs torch is imported where it is used (`lib` does so), so
 
 import argparse
 import importlib.util
+import itertools
 import json
 import sys
 import tempfile
@@ -94,6 +95,7 @@ FLAGS = {
     ),
 }
 USUAL = {"sample": ("ddim", 50), "evaluate": ("dpm_solver_pp", 20)}  # where no card says
+FRAMES = 30  # of an animation, at most, beside the finished pictures
 TRACEBACK = ("--traceback", False, "show where in the code an error arose")
 
 
@@ -304,7 +306,8 @@ def sample(a: Namespace) -> None:
     from .saving.picture_files import ANIMATIONS, GRIDS, check_name
     from .training.device import pick_device
 
-    frames = []
+    frames: list[Any] = []
+    seen = itertools.count()
     if not (a.out or a.grid or a.animation):
         raise ValueError("nothing to write: give --out DIR for one PNG a sample, "
                          "--grid FILE.png for all in one, or --animation FILE.gif")
@@ -317,7 +320,9 @@ def sample(a: Namespace) -> None:
     check_counts(a, "columns", "scale")
 
     def keep(step: Any, first_seed: int) -> None:
-        if a.animation and first_seed == a.seed:
+        if not a.animation or first_seed != a.seed:
+            return
+        if next(seen) % -(-a.steps // FRAMES) == 0 or step.t < 0:
             frames.append(lib.to_uint8(decoded(step.x_t).cpu().clamp(-1, 1)))
 
     trained, network = prepare(a)

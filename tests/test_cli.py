@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+import diffusion_lib
 from diffusion_lib import (
     GaussianDiffusion,
     ImageData,
@@ -86,6 +87,17 @@ def test_sample_names_pictures_by_their_seed(run: Path, tmp_path: Path) -> None:
     both = [torch.tensor(list(Image.open(folder / "00010.png").tobytes()), dtype=torch.int16)
             for folder in (out, again)]
     assert (both[0] - both[1]).abs().max() <= 2  # the same seed is the same picture in any batch
+
+
+def test_an_animation_has_thirty_frames_at_most(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the finished pictures, whatever the number of steps."""
+    counted = []
+    monkeypatch.setattr(diffusion_lib, "animate", lambda frames, *_, **__: counted.append(frames))
+    for steps in (3, 30, 50):
+        works("sample", run, "--n", 1, "--steps", steps, "--animation", tmp_path / "way.webp")
+    assert [len(frames) for frames in counted] == [4, 31, 26]
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun", "dpm_solver_pp"])
