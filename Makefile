@@ -47,12 +47,12 @@ test-notebooks: setup
 # what may look at data/: the tests of data and of the command line, and, as a proof, one notebook (a guard holds that no notebook's
 # code names a folder of pictures)
 test-with-data: setup
-	@$(VENV)/python -m pytest -q -n auto --dist loadfile tests/data tests/test_cli.py
-	@$(VENV)/python -m pytest -q $(NBVAL) notebooks/06_cats_32_to_128.ipynb
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -n 2 --dist loadfile $(NBVAL) tests/data tests/test_cli.py \
+		notebooks/06_cats_32_to_128.ipynb
 
 test-browser: setup
 	@$(PYTHON) .ci/setup_env.py browser
-	@$(VENV)/python -m pytest -q -rs tests/browser --with-browser
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -rs -n 2 tests/browser --with-browser
 
 notebooks: setup
 	@$(VENV)/python .ci/execute_notebooks.py

@@ -96,7 +96,7 @@ def test_a_notebook_just_opened_has_living_sliders(opened, name) -> None:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_walk_through_a_notebook(opened, folder, capsys, name) -> None:
+def test_a_walk_through_a_notebook(opened, folder, record_property, name) -> None:
     before = (folder / "notebooks" / name).read_bytes()
     notebook = opened(f"notebooks/{name}")
     assert notebook.run() == []
@@ -104,8 +104,7 @@ def test_a_walk_through_a_notebook(opened, folder, capsys, name) -> None:
     for cell in notebook.slider_cells():
         for handle in notebook.sliders(cell):
             moves.append(notebook.move(cell, handle))
-            with capsys.disabled():
-                print(f"\n{name} {moves[-1]}", end="", flush=True)
+            record_property("slider", f"{name} {moves[-1]}")
         for picture in notebook.pictures(cell):
             assert picture["title"], f"cell {cell}: a picture without words"
             stretched = f"cell {cell}: a picture stretched to {picture['width']} pixels"
