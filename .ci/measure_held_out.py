@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib import load_model, loss_per_timestep, to_float
+from diffusion_lib import load_model, noise_prediction_loss, to_float
 from diffusion_lib.measuring.report import real_pictures
 
 
@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--held-out")
     parser.add_argument("--n", type=int, default=1600)
     parser.add_argument("--timesteps", type=int, default=20)
+    parser.add_argument("--box", type=float, nargs=4, default=(0, 0, 1, 1),
+                        help="only in here: top, left, bottom, right, shares of the picture")
     a = parser.parse_args()
     trained = load_model(a.model)
     model, diffusion, autoencoder = trained.model, trained.diffusion, trained.autoencoder
@@ -35,7 +37,14 @@ def main() -> None:
         with torch.inference_mode():
             for rows in to_float(images).split(50):
                 x_0 = autoencoder.encode(rows) if autoencoder else rows
-                parts.append(loss_per_timestep(diffusion, model, x_0, ts, target=None))
+                top, left, bottom, right = (round(share * x_0.shape[2 + i % 2])
+                                            for i, share in enumerate(a.box))
+                box = torch.zeros(x_0.shape[2:])
+                box[top:bottom, left:right] = 1
+                noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
+                parts.append(torch.stack([
+                    noise_prediction_loss(diffusion, model, x_0, torch.full((len(x_0),), t), noise,
+                                          places=box / box.mean()) for t in ts]))
         by_t, means = torch.stack(parts).mean(0), torch.stack(parts).mean(1)
         half = 1.96 * means.std() / len(means) ** 0.5
         quarters = " ".join(f"{q.mean():.4f}" for q in by_t.chunk(4))

@@ -33,21 +33,25 @@ def min_snr_weight(diffusion: GaussianDiffusion, t: Tensor, gamma: float = 5.0) 
 def noise_prediction_loss(
     diffusion: GaussianDiffusion, model: Model, x_0: Tensor, t: Tensor, noise: Tensor,
     condition: Tensor | None = None, *,
-    weighting: str = "uniform", gamma: float = 5.0, reduction: str = "mean",
+    weighting: str = "uniform", gamma: float = 5.0, places: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """Mean squared error of the network on noised pictures.
 
     x_0, noise (B, C, H, W), t int64 (B,), condition (labels, int64 (B,)) or None. weighting:
-    "uniform" (L_simple) or "min_snr". Returns a number, or (B,) with reduction="none". Raises
-    ValueError for an unknown weighting or reduction, a model that answers in another shape, and
-    pictures that hold NaN or infinite pixels.
+    "uniform" (L_simple) or "min_snr". places: weights (H, W) of mean 1, or None; every pixel's best
+    answer is its own mean, so they change what a small network works at, not what a perfect one
+    says. Returns a number, or (B,) with reduction="none". Raises ValueError for an unknown
+    weighting or reduction, a model that answers in another shape, and pictures that hold NaN or
+    infinite pixels.
     """
     check_loss(x_0, weighting, reduction)
     x_t = diffusion.q_sample(x_0, t, noise)                                    # (B, C, H, W)
     output = ask(model, x_t, t, condition)
     # autocast may answer in bfloat16
     error = output.to(x_0.dtype) - diffusion.target(x_0, noise, t)
-    loss = error.square().flatten(1).mean(dim=1)                               # (B,)
+    square = error.square() if places is None else places * error.square()
+    loss = square.flatten(1).mean(dim=1)                                       # (B,)
     if weighting == "min_snr":
         loss = loss * min_snr_weight(diffusion, t, gamma).to(loss.dtype).to(loss.device)
     return loss.mean() if reduction == "mean" else loss

@@ -70,8 +70,10 @@ class AutoencoderTrainer(Trainer):
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
             y = self.network(x, c.noise * batch.noise.to(self.device))
-            y, x = windows(self.step, y, x)
-            losses = multiscale_l1(y, x)
+            places = torch.ones_like(x[:, :1]) if self.places is None else self.places.expand(
+                len(x), 1, -1, -1)
+            y, x, places = windows(self.step, y, x, places)
+            losses = multiscale_l1(places * y, places * x)
             if c.perceptual:
                 losses = losses + c.perceptual * distances(self.features(y), self.features(x))
             if c.ripple:

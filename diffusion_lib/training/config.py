@@ -94,6 +94,10 @@ class TrainConfig(Settings):
     grad_clip: Positive = 1.0  # largest norm of the gradient
     weighting: Literal["uniform", "min_snr"] = "uniform"  # of the loss
     gamma: Positive = 5.0  # of min_snr: no t counts more than one with this SNR
+    # a box in which errors count focus_weight times as much, such as the eyes of aligned faces
+    focus: tuple[Share, Share, Share, Share] = Field(default=(0.0, 0.0, 1.0, 1.0), description=(
+        "top, left, bottom and right of a box, shares of the picture, as (0.3, 0.2, 0.6, 0.8)"))
+    focus_weight: Positive = 1.0
     # share of labels replaced by "no class", of captions by the empty one (for guidance)
     label_drop: Share = 0.1
     # share of drawn cats' captions that lose some of their attributes (training/captions.py)

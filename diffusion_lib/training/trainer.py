@@ -88,6 +88,7 @@ class Trainer:
             probe_autocast(self.device) if config.precision == "auto" else config.precision
         )
         self.images = images.to(self.device)  # resident: no worker can be faster
+        self.places = focus_map(config, images.shape[-2:], self.device)
         self.labels = labels.to(self.device) if getattr(model, "num_classes", None) else None
         self.data_name, self.classes = (
             getattr(data, "name", type(data).__name__), list(getattr(data, "classes", ())),
@@ -164,7 +165,8 @@ class Trainer:
         ):
             return noise_prediction_loss(
                 diffusion, network, x_0, batch.t, batch.noise.to(self.device), wanted,
-                weighting=self.config.weighting, gamma=self.config.gamma, reduction="none",
+                weighting=self.config.weighting, gamma=self.config.gamma, places=self.places,
+                reduction="none",
             )
 
     def wanted(self, batch: Batch) -> Tensor | Text | None:
@@ -423,12 +425,30 @@ def check_run(config: TrainConfig, model: nn.Module, processes: int) -> None:
     if config.augment and getattr(model, "augment_dim", 0) != MOVES:
         raise ValueError(f"augment is {config.augment}, but the network cannot be told of it; "
                          f"set the model's augment_dim to {MOVES}")
+    if config.augment and config.focus_weight != 1:
+        raise ValueError("focus is a place in the picture, and augment moves pictures about; leave "
+                         "one of them out")
     if config.batch_size % (slices := processes * config.accumulate):
         raise ValueError(
             f"a batch_size of {config.batch_size} cannot be shared evenly by {processes} "
             "processes with "
             f"accumulate {config.accumulate}; make it a multiple of {slices}"
         )
+
+
+def focus_map(config: TrainConfig, size: Sequence[int], device: torch.device) -> Tensor | None:
+    """Weights (H, W) of mean 1 of the places of a picture; None where all count the same. Raises
+    ValueError for a box that holds no pixel.
+    """
+    if config.focus_weight == 1:
+        return None
+    top, left, bottom, right = (round(share * size[i % 2]) for i, share in enumerate(config.focus))
+    if not (top < bottom and left < right):
+        raise ValueError(f"focus {config.focus} (top, left, bottom, right) holds no pixel of "
+                         f"{size[0]} x {size[1]}; make it larger")
+    places = torch.ones(*size)
+    places[top:bottom, left:right] = config.focus_weight
+    return (places / places.mean()).to(device)
 
 
 def average_files(saved: Sequence[float], wanted: Sequence[float]) -> list[str]:

@@ -266,6 +266,20 @@ def test_a_run_from_before_a_setting_of_the_loss_was_there_goes_on(tmp_path, ref
     assert trainer(out=tmp_path, steps=2, loss=other).resume(allow_changes=True).step == 2
 
 
+def test_the_focus_counts_in_a_copy_too():
+    loss = LossConfig(perceptual=0.0)
+    t = trainer(loss=loss, focus=(0.25, 0.0, 0.5, 1.0), focus_weight=5.0)
+    batch = t.batches.draw(0)
+    with torch.no_grad():
+        asked, x = t.loss(batch), t.pictures(batch)
+        y, x = windows(0, t.model(x, loss.noise * batch.noise), x)
+    rows = torch.full((32, 1), 0.5)  # 24 rows count 1 and 8 count 5, over their mean of 2
+    rows[8:16] = 2.5
+    seen = rows[: x.shape[2]]
+    torch.testing.assert_close(asked, multiscale_l1(seen * y, seen * x))
+    assert not torch.allclose(asked, multiscale_l1(y, x), rtol=0.01)
+
+
 def test_ripples_are_the_waves_of_two_pixels_and_no_others():
     x = torch.arange(32.0)
     def wave(period):

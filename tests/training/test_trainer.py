@@ -131,6 +131,9 @@ class NotANumber(nn.Module):
         ("final_learning_rate", 2, "between 0 and 1"),
         ("final_learning_rate", math.nan, "between 0 and 1"),
         ("weighting", "snr", "min_snr"),
+        ("focus", (0.2, 0.2, 0.8), "top, left, bottom and right"),
+        ("focus", (0.2, 0.2, 0.8, 1.2), "shares of the picture"),
+        ("focus_weight", 0, "above 0"),
         ("precision", "float16", "bf16"),
         ("ema", (0.01, 1.0), "between 0 and 1"),
         ("ema", (0.0, 0.1), "between 0 and 1"),
@@ -505,6 +508,40 @@ def test_it_learns_twelve_pictures(toy_images: torch.Tensor, prediction: str) ->
             )
             < 0.7 * first
         )
+
+
+def test_the_focus_counts_its_box_more_and_nothing_else(trainer) -> None:
+    """The weighted loss is the mean of the squared errors, those in the box thrice, over weights
+    of mean 1; the network that would be best is the same.
+    """
+    plain = trainer()
+    batch = plain.batches.draw(0)
+    x_0 = to_float(plain.images[batch.index]).where(~batch.flip[:, None, None, None],
+                                                    to_float(plain.images[batch.index]).flip(-1))
+    with torch.no_grad():
+        asked = trainer(focus=(0.25, 0.5, 0.5, 1.0), focus_weight=3.0).loss(batch)
+        x_t = plain.diffusion.q_sample(x_0, batch.t, batch.noise)
+        square = (plain.model(x_t, batch.t)
+                  - plain.diffusion.target(x_0, batch.noise, batch.t)).square()
+        assert torch.equal(trainer(focus=(0.25, 0.5, 0.5, 1.0)).loss(batch), plain.loss(batch))
+    height, width = square.shape[-2:]
+    weights = torch.ones(height, width)
+    weights[height // 4 : height // 2, width // 2 :] = 3
+    expected = (square.mean(1) * weights).sum((1, 2)) / weights.sum()
+    assert torch.allclose(asked, expected, rtol=1e-5)
+    assert not torch.allclose(asked, plain.loss(batch), rtol=1e-3)
+
+
+@pytest.mark.parametrize("focus", [(0.5, 0.2, 0.5, 0.8), (0.6, 0.2, 0.5, 0.8), (0, 0.2, 1, 0.21)])
+def test_a_focus_on_nothing(trainer, focus: tuple, refuses) -> None:
+    with refuses(ValueError, "holds no pixel", str(focus[3])):
+        trainer(focus=focus, focus_weight=2.0)
+
+
+def test_no_focus_on_pictures_that_are_moved_about(toy_images, refuses) -> None:
+    told = config(augment=0.1, focus=(0, 0, 0.5, 0.5), focus_weight=2.0)
+    with refuses(ValueError, "focus", "augment"):
+        Trainer(tiny_unet(augment_dim=5), diffusion(), toy_images, told)
 
 
 def test_gamma_decides_which_timesteps_count(trainer) -> None:
