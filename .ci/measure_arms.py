@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diffusion_lib import Reference, evaluate, load_classifier, load_data, load_model
 from diffusion_lib.data.pictures import image_grid
 from diffusion_lib.data.sources import in_batches, to_uint8
-from diffusion_lib.measuring.metrics import Measure, power_spectrum, wilson
-from diffusion_lib.measuring.report import CAT, class_share, real_pictures, said
+from diffusion_lib.measuring.metrics import Measure, class_share, power_spectrum
+from diffusion_lib.measuring.report import CAT, real_pictures, said
 from diffusion_lib.saving.checkpoint import newest_checkpoint, read_state
 from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
@@ -78,21 +78,14 @@ def told(measure: Measure) -> list[float | None]:
     return short(measure.value, measure.low, measure.high, measure.floor)
 
 
-def surely(probabilities: Tensor, n: int) -> Measure:
-    """The share to which a classifier gives more than 0.7."""
-    share = (probabilities[:, CAT] > 0.7).double().mean().item()
-    return Measure("surely cat", share, *wilson(share, n), n)
-
-
 def opinions(pictures: Tensor, judges: dict[str, nn.Module],
              n: int) -> dict[str, list[float | None]]:
     """What each classifier says of the first n pictures."""
     found = {}
     for name, judge in judges.items():
-        probabilities = said(judge, pictures[:n])
-        share, mean = class_share(probabilities, CAT, "cat", n=n)
-        found[f"called cat ({name})"], found[f"probability ({name})"] = told(share), told(mean)
-        found[f"surely ({name})"] = told(surely(probabilities, n))
+        shares = class_share(said(judge, pictures[:n]), CAT, "cat", n=n)
+        for what, share in zip(("called cat", "probability", "surely"), shares, strict=True):
+            found[f"{what} ({name})"] = told(share)
     return found
 
 

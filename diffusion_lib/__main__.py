@@ -37,7 +37,8 @@ DRAWING = (
     ("--also", str, "a second caption to ask for at once: both pushes are added up"),
     ("--negative-prompt", str, "caption to be guided away from, in place of none"),
     ("--seed", 0, "seed of the first picture; the others follow"),
-    ("--spacing", 1.0, "above 1: timesteps closer together where little noise is left (try 1.5)"),
+    ("--spacing", float, "above 1: timesteps closer together where little noise is left (what its "
+     "card says; 1)"),
     ("--guidance", float, "guidance scale: 0 ignores class or prompt, 1 asks, more insists"),
     ("--guidance-interval", (int, "A", "B"), "guide only where A <= t < B (A included, B not; the "
      "code's t, from 0, nearly clean, to T-1, noise); elsewhere the class is asked for plainly"),
@@ -379,12 +380,13 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
 
 
 def settle_sampler(a: Namespace, card: dict) -> None:
-    """Sampler and steps where they are not asked for: the card's, or what is usual."""
+    """Sampler, steps and spacing where they are not asked for: the card's, or what is usual."""
     if a.sampler not in (None, card.get("sampler")):
         card = {}
     sampler, steps = USUAL[a.run.__name__]
     a.sampler = a.sampler or card.get("sampler", sampler)
     a.steps = card.get("steps", steps) if a.steps is None else a.steps
+    a.spacing = card.get("spacing", 1.0) if a.spacing is None else a.spacing
 
 
 def prompted(a: Namespace, trained: Any, interval: tuple[int, int] | None) -> Any:

@@ -516,5 +516,9 @@ def test_a_card_says_how_its_model_draws(capsys, tmp_path):
     assert alone == drawn("g", *few, "--autoguidance", "none")[0]
     assert f"{own['sampler']}, {own['steps']} steps" in drawn("h")[1]
     asked = parser().parse_args(["sample", "catfaces128", "--sampler", "heun"])
-    settle_sampler(asked, own)
-    assert (asked.sampler, asked.steps) == ("heun", 50)  # the card's steps are its sampler's
+    settle_sampler(asked, {**own, "spacing": 1.5})
+    # the card's steps and spacing are its sampler's
+    assert (asked.sampler, asked.steps, asked.spacing) == ("heun", 50, 1.0)
+    asked = parser().parse_args(["sample", "catfaces128"])
+    settle_sampler(asked, {**own, "spacing": 1.5})
+    assert (asked.sampler, asked.steps, asked.spacing) == (own["sampler"], own["steps"], 1.5)

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..core.diffusion import check_finite
 from ..data.sources import in_batches, to_float
 
+SURE = 0.7  # probability from which a classifier counts as sure
 FOLDS = 5  # disjoint parts of the samples, whose scatter tells how far chance may move a measure
 
 
@@ -240,19 +241,24 @@ def spectral(
     return Measure("power spectrum (dB)", value, low, value + error, n, floor, note)
 
 
-def class_share(probabilities: Tensor, label: int, name: str, *, n: int) -> tuple[Measure, Measure]:
+def class_share(
+    probabilities: Tensor, label: int, name: str, *, n: int
+) -> tuple[Measure, Measure, Measure]:
     """What a classifier says: the share of pictures that it calls `label` first, its mean
-    probability for it.
+    probability for it, and the share to which it gives more than `SURE`.
 
-    probabilities (N, K). Intervals: Wilson's, and two standard errors.
+    A classifier has to choose, so a smudge is called something too; being sure of it is harder.
+    probabilities (N, K). Intervals of shares: Wilson's; of the mean: two standard errors.
     """
     rows = features(probabilities, n, "the probabilities")
     if not 0 <= label < rows.shape[1]:
         raise ValueError(f"label {label} is not one of the classifier's {rows.shape[1]} classes; "
                          f"use 0 … {rows.shape[1] - 1}")
     share = float((rows.argmax(dim=1) == label).double().mean())
-    called = Measure(f"called {name}", share, *wilson(share, n), n)
-    return called, _mean(f"probability of {name}", rows[:, label])
+    sure = float((rows[:, label] > SURE).double().mean())
+    return (Measure(f"called {name}", share, *wilson(share, n), n),
+            _mean(f"probability of {name}", rows[:, label]),
+            Measure(f"surely {name} (p > {SURE})", sure, *wilson(sure, n), n))
 
 
 # Hessel et al. 2021, "CLIPScore", equation 1, without its factor and with the control that it lacks

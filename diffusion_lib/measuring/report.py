@@ -39,7 +39,7 @@ class Reference(NamedTuple):
     train: Tensor  # features (N, F) of the pictures trained on
     held_out: Tensor  # and of those never shown to the model
     spectra: Tensor  # (2, size // 2): power spectra of both, in decibels
-    verdicts: dict[str, list[float]]  # control -> [share called cat, mean probability, n]
+    verdicts: dict[str, list[float]]  # control -> what `verdict` says of it
     judge: str = ""  # sha256 of the classifier that said so
     pixels: tuple[Tensor, Tensor] | None = None  # both sets at 32 px (N, 3072); not saved
 
@@ -126,14 +126,17 @@ def evaluate(
         note = ", ".join(f"{what} {numbers[0]:.2f}" for what, numbers in told.items())
         return [*measures, catface.face_share(samples, n=n, floor=floor, note=note)]
     told = dict(reference.verdicts) if _mark(judge) == reference.judge else {}  # no other judge's
-    floors = told.pop("held-out pictures", (None, None))
+    floors = told.pop("held-out pictures", [])
     if control is not None:
         control = check_pictures(in_colour(control), len(control), "the control")
         told["unconditional samples"] = verdict(judge, control, label)
-    for place, measure in enumerate(class_share(said(judge, samples), label, CLASSES[label], n=n)):
-        note = ", ".join(f"{what} {numbers[place]:.2f}" for what, numbers in told.items())
+    shares = class_share(said(judge, samples), label, CLASSES[label], n=n)
+    for place, measure in zip((0, 1, 3), shares, strict=True):  # old references have 0 and 1
+        note = ", ".join(f"{what} {numbers[place]:.2f}" for what, numbers in told.items()
+                         if place < len(numbers))
         note = note or "controls: measure with --data folder:… to have this judge's"
-        measures.append(measure._replace(floor=floors[place], note=note))
+        known = floors[place] if place < len(floors) else None
+        measures.append(measure._replace(floor=known, note=note))
     return measures
 
 
@@ -195,9 +198,9 @@ def said(judge: nn.Module, pictures: Tensor) -> Tensor:
 
 
 def verdict(judge: nn.Module, pictures: Tensor, label: int) -> list[float]:
-    """[share called `label`, mean probability of it, number of pictures]."""
-    share, mean = class_share(said(judge, pictures), label, "", n=len(pictures))
-    return [round(share.value, 4), round(mean.value, 4), len(pictures)]
+    """[share called `label`, mean probability of it, number of pictures, share surely `label`]."""
+    share, mean, sure = class_share(said(judge, pictures), label, "", n=len(pictures))
+    return [round(share.value, 4), round(mean.value, 4), len(pictures), round(sure.value, 4)]
 
 
 def _mark(judge: nn.Module) -> str:

@@ -238,7 +238,7 @@ def main() -> None:
                 for seeds in torch.arange(arguments.n).split(50)
             ]
         samples = torch.cat(parts)
-        share, probability = class_share(
+        share, probability, _ = class_share(
             in_batches(lambda x: judge(x).softmax(1), samples), CAT, "cat", n=arguments.n
         )
         far = frechet_distance(

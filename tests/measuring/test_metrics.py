@@ -227,8 +227,9 @@ def test_spectral_distance_is_that_of_the_curves():
 
 def test_called_counts_first_choices():
     rows = torch.tensor([[0.6, 0.4], [0.2, 0.8], [0.9, 0.1], [0.3, 0.7]])
-    share, mean = class_share(rows, 1, "cat", n=4)
+    share, mean, sure = class_share(rows, 1, "cat", n=4)
     assert share.value == 0.5 and mean.value == pytest.approx(0.5) and share.low < 0.5 < share.high
+    assert sure.value == 0.25 and sure.name == "surely cat (p > 0.7)"  # 0.7 itself is not above it
 
 
 def test_matched_texts_beat_shuffled_ones_and_unrelated_ones_do_not():

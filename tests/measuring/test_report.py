@@ -12,11 +12,17 @@ from train_classifier import save_classifier, train_classifier
 from diffusion_lib import dpm_solver_pp, last_step, load_pretrained
 from diffusion_lib.__main__ import main
 from diffusion_lib.core.samplers import SAMPLERS
-from diffusion_lib.data.sources import ImageData
+from diffusion_lib.data.sources import ImageData, to_float
 from diffusion_lib.measuring import report as evaluation
 from diffusion_lib.measuring.classifier import CLASSES, Classifier, PlainNet, at_32, load_classifier
 from diffusion_lib.measuring.features import Clip, Inception, feature_network
-from diffusion_lib.measuring.report import Reference, evaluate, real_pictures
+from diffusion_lib.measuring.report import (
+    CAT,
+    Reference,
+    evaluate,
+    real_pictures,
+    said,
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +109,26 @@ def test_a_reference_comes_back_from_its_files_without_pictures(tiny, tmp_path):
     assert (tmp_path / "ref.safetensors").stat().st_size < 10_000  # no pictures in it
 
 
+def test_every_verdict_has_its_real_pictures_beside_it(tiny):
+    judge = load_classifier(tiny)
+    last = [module for module in judge.modules() if isinstance(module, torch.nn.Linear)][-1]
+    last.weight.data = 50 * (last.weight - last.weight.mean(0))  # a judge that is sure of much
+    last.bias.data -= judge(to_float(photos(60, seed=1))).mean(0)
+    one = Reference.of(photos(60), photos(60, seed=1), photos(30, seed=2), name="random",
+                       features=str(tiny), judge=judge)
+    probabilities = said(judge, photos(60, seed=1))[:, CAT]
+    called, mean, n, sure = one.verdicts["held-out pictures"]
+    assert n == 60 and sure == pytest.approx(float((probabilities > 0.7).float().mean()), abs=1e-4)
+    assert 0 < sure < called < 1 and mean == pytest.approx(float(probabilities.mean()), abs=1e-4)
+    *_, share, probability, surely = evaluate(photos(40, seed=3), one, n=40, judge=judge)
+    held_out = one.verdicts["held-out pictures"]
+    assert [share.floor, probability.floor, surely.floor] == [held_out[k] for k in (0, 1, 3)]
+    assert all("training pictures" in each.note for each in (share, probability, surely))
+    old = one._replace(verdicts={what: told[:3] for what, told in one.verdicts.items()})
+    *_, share, probability, surely = evaluate(photos(40, seed=3), old, n=40, judge=judge)
+    assert surely.floor is None and share.floor == held_out[0]  # saved before there was such a word
+
+
 def test_an_unknown_reference_is_named():
     with pytest.raises(FileNotFoundError, match="no reference mouse"):
         Reference.load("mouse")
@@ -157,7 +183,7 @@ def test_grey_pictures_measure_as_the_same_ones_in_colour(tiny):
 def test_every_measure_has_value_interval_and_floor(tiny):
     measures = evaluate(photos(50, seed=5), reference(tiny), n=50, judge=load_classifier(tiny),
                         control=photos(20, seed=6))
-    assert len(measures) == 9 and len({measure.name for measure in measures}) == 9
+    assert len(measures) == 10 and len({measure.name for measure in measures}) == 10
     for measure in measures:
         assert measure.low <= measure.value <= measure.high, measure
         assert measure.n == 50 and measure.floor is not None, measure
@@ -170,7 +196,7 @@ def test_another_judges_controls_are_no_floor(tiny, tmp_path):
     save_classifier(tmp_path / "other", PlainNet((8, 8, 16)), {})
     measures = evaluate(photos(50, seed=5), reference(tiny), n=50,
                         judge=load_classifier(tmp_path / "other"))
-    assert [measure.floor for measure in measures[-2:]] == [None, None]
+    assert [measure.floor for measure in measures[-3:]] == [None, None, None]
     assert "folder:" in measures[-1].note
 
 
@@ -256,7 +282,7 @@ def test_the_command_prints_and_writes_every_measure(tiny, tmp_path, capsys, mon
                  "--steps", "2", "--judge", str(tiny),
                  "--json", str(report)]) == 0
     printed, told = capsys.readouterr().out, json.loads(report.read_text())
-    assert len(told["measures"]) == 8 and all(measure["name"] in printed
+    assert len(told["measures"]) == 9 and all(measure["name"] in printed
                                               for measure in told["measures"])
     assert told["measures"][0]["n"] == 20 and told["checkpoint"] == "toycats32"
     assert told["judge"]["sha256"] == load_classifier(tiny).card["sha256"]
