@@ -199,6 +199,19 @@ def test_copies_are_found_and_new_pictures_are_not():
     assert nearest(half, train, held, n=200).value < 0.6
 
 
+def test_smooth_samples_are_told_from_copies():
+    """Near to everything, they are near to held-out pictures too."""
+    train, held, new = randn(400, 6), randn(400, 6, seed=1), randn(200, 6, seed=2)
+
+    def times_as_far(samples):
+        return float(nearest(samples, train, held, n=200).note.split(" it is ")[1].split()[0])
+
+    smooth = new / 2
+    assert nearest(smooth, train, held, n=200).value < 0.8
+    assert times_as_far(smooth) == pytest.approx(1, abs=0.15)
+    assert times_as_far(train[:200] + 0.1 * new) > 1.5
+
+
 # -- spectrum --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("waves", [2, 5, 12])
