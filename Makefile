@@ -78,7 +78,7 @@ figures: setup
 		--columns 4 --animation figures/catfaces128.webp
 	@$(VENV)/python -m diffusion_lib sample toycats32 --n 64 --seed 0 --sampler ddim --steps 25 \
 		--columns 16 --scale 2 --grid figures/toycats32_grid.png
-	@$(VENV)/python -m diffusion_lib sample cats32 --n 32 --seed 0 --sampler dpm_solver_pp --steps 20 \
+	@$(VENV)/python -m diffusion_lib sample cats32 --n 32 --seed 0 \
 		--columns 8 --scale 2 --grid figures/cats32_grid.png
 	@$(VENV)/python -m diffusion_lib sample toysd64 --prompt "a white cat with stripes, green eyes and round ears on blue" \
 		--guidance 3 --n 8 --seed 0 --columns 8 --grid figures/toysd64_grid.webp

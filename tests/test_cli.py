@@ -488,6 +488,10 @@ def test_autoguidance(capsys, tmp_path):
                                                           "--class", "cat", "--guidance", 1)
     two = drawn("c", "--autoguidance", "cifar10_32", "--class", "cat")
     assert plain == one and plain != two
+    card = load_model("cats32").info  # its guide knows classes: it is asked for the card's
+    own = card["guide"], card["sampling"]["spacing"]
+    told = "--autoguidance", own[0]["name"], "--class", own[0]["class"], "--spacing", own[1]
+    assert drawn("e") == drawn("f", *told, "--guidance", own[0]["scale"]) != plain
     assert "another schedule" in fails(capsys, "sample", "cats32", "--autoguidance", "catfaces128",
                                        "--out", tmp_path / "d")
     assert "1 or more, not 0.5" in fails(capsys, "sample", "cats32", "--autoguidance", "cifar10_32",
