@@ -16,13 +16,7 @@ from diffusion_lib.data.sources import ImageData, to_float
 from diffusion_lib.measuring import report as evaluation
 from diffusion_lib.measuring.classifier import CLASSES, Classifier, PlainNet, at_32, load_classifier
 from diffusion_lib.measuring.features import Clip, Inception, feature_network
-from diffusion_lib.measuring.report import (
-    CAT,
-    Reference,
-    evaluate,
-    real_pictures,
-    said,
-)
+from diffusion_lib.measuring.report import CAT, Reference, evaluate, real_pictures, said
 
 
 @pytest.fixture(scope="module")
