@@ -41,7 +41,8 @@ DRAWING = (
      "card says; 1)"),
     ("--guidance", float, "guidance scale: 0 ignores class or prompt, 1 asks, more insists"),
     ("--guidance-interval", (int, "A", "B"), "guide only where A <= t < B (A included, B not; the "
-     "code's t, from 0, nearly clean, to T-1, noise); elsewhere the class is asked for plainly"),
+     "code's t, from 0, nearly clean, to T-1, noise; what its card says; everywhere); elsewhere "
+     "the class is asked for plainly"),
     ("--autoguidance", str, "a worse model to be guided away from (its guide's name; none: not)"),
     ("--batch-size", 64, "pictures drawn at once"),
     ("--device", "auto", "auto, cpu, mps, cuda or cuda:N"),
@@ -369,7 +370,7 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
         asked = asked or guide.get("class")
         both = [asked_for(it, asked) if asked and it.model.num_classes else it.model
                 for it in (trained, worse)]
-        return trained, lib.autoguided(*both, guide["scale"], interval=interval)
+        return trained, lib.autoguided(*both, guide["scale"], interval=guide.get("interval"))
     if asked is not None:
         scale = 1.0 if a.guidance is None else a.guidance
         return trained, asked_for(trained, asked, scale, interval=interval)
@@ -437,17 +438,20 @@ def check_prompt(a: Namespace, trained: Any) -> None:
 
 
 def guide_of(a: Namespace, trained: Any) -> dict | None:
-    """{name, scale, class} of the worse model to use: asked for, or on the model's card."""
+    """{name, scale, class, interval} of the worse model to use: asked for, or on the model's card.
+    """
     card = trained.info.get("guide")
+    asked = {name: value for name, value in (
+        ("name", a.autoguidance), ("scale", a.guidance), ("interval", a.guidance_interval),
+    ) if value is not None}
     if a.autoguidance == "none" or not (a.autoguidance or card):
         return None
     if a.autoguidance:
         known = card if card and card["name"] == a.autoguidance else {"scale": 2.0}
-        scale = known["scale"] if a.guidance is None else a.guidance
-        return {**known, "name": a.autoguidance, "scale": scale}
+        return {**known, **asked}
     if a.guidance == 1 or getattr(a, "class") is not None:
         return None
-    return card if a.guidance is None else {**card, "scale": a.guidance}
+    return {**card, **asked}
 
 
 def interval_of(a: Namespace, trained: Any) -> tuple[int, int] | None:
