@@ -518,6 +518,10 @@ def test_a_card_says_how_its_model_draws(capsys, tmp_path):
     more, alone = drawn("d", *few, "--guidance", 3)[0], drawn("e", *few, "--guidance", 1)[0]
     assert more == drawn("f", *few, *told, "--guidance", 3)[0] and len({plain, more, alone}) == 3
     assert alone == drawn("g", *few, "--autoguidance", "none")[0]
+    first, end = card["guide"]["interval"]  # guided in here only, unless another is asked for
+    assert plain == drawn("i", *few, "--guidance-interval", first, end)[0]
+    everywhere = drawn("j", *few, "--guidance-interval", 0, 1000)[0]
+    assert everywhere == drawn("k", *few, *told, "--guidance-interval", 0, 1000)[0] != plain
     assert f"{own['sampler']}, {own['steps']} steps" in drawn("h")[1]
     asked = parser().parse_args(["sample", "catfaces128", "--sampler", "heun"])
     settle_sampler(asked, {**own, "spacing": 1.5})
