@@ -208,28 +208,50 @@ class Notebook:
             self.saves.append(f"{request.method} {request.url}")
             route.abort()
 
-    def run(self, seconds: float = 900) -> list[tuple[int, str]]:
+    def run(self, seconds: float = 900, quiet: float = 60) -> list[tuple[int, str]]:
         """Restart the kernel, run all cells, wait; returns (cell number, error) of each cell that
         failed, did not run, or holds a widget that the page cannot show.
 
-        Raises playwright's TimeoutError after `seconds`.
+        Raises playwright's TimeoutError after `seconds`. quiet: after how many seconds a free
+        kernel that begins no cell counts as one whose answer was lost, RuntimeError if twice.
         """
         # a kernel restarted while it starts can lose what it is sent
         self.wait_idle()
-        self.page.evaluate("""() => {
+        # On a busy machine the server can lose an answer at a restart ("Got events for closed
+        # stream" in its log), and the page waits for ever: a kernel that answers at once, and has
+        # begun no cell for a while, is restarted once more.
+        self.page.evaluate("""quiet => {
             const wait = seconds => new Promise(done => setTimeout(done, 1000 * seconds));
-            window.finished = false;
-            (async () => {
-                const kernel = panel.sessionContext.session.kernel;
+            const kernel = panel.sessionContext.session.kernel;
+            let began = 0;
+            kernel.iopubMessage.connect((_, message) => {
+                if (message.header.msg_type === 'execute_input') began = Date.now();
+            });
+            const attempt = async () => {
                 await kernel.restart();
                 while (kernel.connectionStatus !== 'connected' || kernel.status !== 'idle') {
                     await Promise.race([kernel.requestKernelInfo(), wait(2)]).catch(() => {});
                     await wait(0.1);
                 }
-                await jupyterapp.commands.execute('notebook:run-all-cells');
-                window.finished = true;
+                let ended = false;
+                began = Date.now();
+                const all = jupyterapp.commands.execute('notebook:run-all-cells')
+                    .then(() => { ended = true; });
+                all.catch(() => {});  // cells of an attempt that was given up
+                while (!ended) {
+                    await Promise.race([all, wait(quiet / 3)]);
+                    const free = ended || await Promise.race(
+                        [kernel.requestKernelInfo().then(() => true), wait(2)]);
+                    if (!ended && free && Date.now() - began > 1000 * quiet) return false;
+                }
+                return true;
+            };
+            window.finished = false;
+            (async () => {
+                window.finished = await attempt() || await attempt()
+                    || 'the kernel has nothing to do, but cells are waited for';
             })().catch(error => { window.finished = 'cannot run: ' + error; });
-        }""")
+        }""", quiet)
         self.page.wait_for_function("window.finished", timeout=1000 * seconds, polling=250)
         ended = self.page.evaluate("window.finished")
         if ended is not True:

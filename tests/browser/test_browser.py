@@ -127,3 +127,19 @@ def test_the_walk_notices_what_is_wrong(opened) -> None:
         assert not (move.by_key or move.by_mouse)
     (picture,) = notebook.pictures(1)
     assert picture["title"] == "" and picture["width"] > picture["natural"]
+
+
+def test_a_lost_answer_is_asked_for_again(opened) -> None:
+    """Once; a page that waits for cells although the kernel is free is an error the second time."""
+    lose = """times => {
+        const execute = jupyterapp.commands.execute.bind(jupyterapp.commands);
+        jupyterapp.commands.execute = (id, ...rest) =>
+            id === 'notebook:run-all-cells' && times-- > 0 ? new Promise(() => {})
+                                                          : execute(id, ...rest);
+    }"""
+    notebook = opened("broken.ipynb")
+    notebook.page.evaluate(lose, 1)
+    assert set(dict(notebook.run(quiet=3))) == {2, 3, 4}  # as without
+    notebook.page.evaluate(lose, 2)
+    with pytest.raises(RuntimeError, match="nothing to do, but cells are waited for"):
+        notebook.run(quiet=3)
