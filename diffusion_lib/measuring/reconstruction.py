@@ -16,14 +16,15 @@ PERIODS = (2, 4, 8)  # pixels after which a decoder's grid would repeat: its thr
 def reconstruction(autoencoder: Autoencoder, pictures: Tensor, *, n: int) -> list[Measure]:
     """Measures of n uint8 pictures (N, C, H, W), best held-out ones, encoded and decoded.
 
-    PSNR; a grid, if there is one; the share in which a face is found, where OpenCV is installed.
-    The floors are those of the pictures themselves. Raises ValueError for unusable pictures.
+    PSNR; a grid, if there is one, against its neighbours and against the pictures' own waves; the
+    share in which a face is found, where OpenCV is installed. The floors are those of the pictures
+    themselves. Raises ValueError for unusable pictures.
     """
     pictures = to_uint8(check_pictures(pictures, n))
     decoded = to_uint8(in_batches(autoencoder.to("cpu"), pictures, 32))
     measures = [psnr(decoded, pictures)]
     for period in PERIODS:
-        measures.append(grid(decoded, pictures, period))
+        measures += [grid(decoded, pictures, period), added_waves(decoded, pictures, period)]
     if importlib.util.find_spec("cv2"):
         from .catface import face_share, found
 
@@ -45,8 +46,9 @@ def psnr(decoded: Tensor, pictures: Tensor) -> Measure:
 def grid(decoded: Tensor, pictures: Tensor, period: int) -> Measure:
     """How far waves of exactly `period` pixels stand out from their neighbours, in decibels.
 
-    A decoder that paints a pattern of its own shows here; photographs are near 0. The interval is
-    that of halves of the pictures.
+    A decoder that paints a pattern of its own shows here; photographs are near 0. So may one that
+    only blurs: the neighbours of a faint wave are then fainter still, which `added_waves` tells.
+    The interval is that of halves of the pictures.
     """
     value, real = stands_out(decoded, period), stands_out(pictures, period)
     halves = [stands_out(part, period) for part in decoded.chunk(2)]
@@ -54,16 +56,35 @@ def grid(decoded: Tensor, pictures: Tensor, period: int) -> Measure:
     return Measure(name, value, min(halves), max(halves), len(decoded), real)
 
 
+def added_waves(decoded: Tensor, pictures: Tensor, period: int) -> Measure:
+    """Power of waves of `period` pixels in what was decoded against the same waves in the pictures,
+    in decibels. Above 0 the decoder paints a grid that the pictures do not have; below it, it blurs
+    them. The interval is that of halves of the pictures.
+    """
+    pairs = [(decoded, pictures), *zip(decoded.chunk(2), pictures.chunk(2), strict=True)]
+    at = pictures.shape[-1] // period
+    value, *halves = [float(10 * torch.log10(lines(a)[at] / lines(b)[at])) for a, b in pairs]
+    name = f"waves of {period} px (dB against the pictures' own)"
+    return Measure(name, value, min(halves), max(halves), len(decoded), 0.0)
+
+
 def stands_out(pictures: Tensor, period: int, reach: int = 3) -> float:
     """Power of upright and level waves of this period against the mean of `reach` frequencies on
     either side, in decibels.
+    """
+    power = lines(pictures)
+    at = pictures.shape[-1] // period
+    near = [i for i in range(at - reach - 1, at + reach + 2)
+            if abs(i - at) > 1 and 0 < i < len(power)]  # the window spreads a wave over 3
+    return float(10 * torch.log10(power[at] / power[near].log().mean().exp()))
+
+
+def lines(pictures: Tensor) -> Tensor:
+    """Mean power of upright and level waves of uint8 pictures (N, C, S, S): (S // 2 + 1,), by how
+    often a wave fits into the picture.
     """
     size = pictures.shape[-1]
     grey = to_float(pictures).mean(1)
     waves = torch.fft.fft2(grey * torch.hann_window(size) * torch.hann_window(size)[:, None])
     power = waves.abs().square().mean(0)
-    lines = (power[:, 0] + power[0, :])[: size // 2 + 1]
-    at = size // period
-    near = [i for i in range(at - reach - 1, at + reach + 2)
-            if abs(i - at) > 1 and 0 < i < len(lines)]  # the window spreads a wave over 3
-    return float(10 * torch.log10(lines[at] / lines[near].log().mean().exp()))
+    return (power[:, 0] + power[0, :])[: size // 2 + 1]

@@ -12,7 +12,13 @@ from diffusion_lib.__main__ import main
 from diffusion_lib.data.decode import fit
 from diffusion_lib.measuring import catface
 from diffusion_lib.measuring.features import feature_network
-from diffusion_lib.measuring.reconstruction import grid, psnr, reconstruction, stands_out
+from diffusion_lib.measuring.reconstruction import (
+    added_waves,
+    grid,
+    psnr,
+    reconstruction,
+    stands_out,
+)
 from diffusion_lib.measuring.report import Reference, evaluate
 
 cv2 = pytest.importorskip("cv2")
@@ -82,6 +88,22 @@ def test_a_grid_is_seen_at_its_period(period):
     assert told.value > told.floor + 6
     other = {2: 4, 4: 8, 8: 4}[period]
     assert abs(stands_out(wrong, other) - stands_out(right, other)) < 2
+
+
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_waves_that_a_decoder_adds_are_told_from_a_blur(period):
+    """A blurred picture has fewer of all waves than the picture, one with a grid has more of its
+    own; half as high a wave is 6 dB fainter.
+    """
+    right = noise(20)
+    wave = torch.from_numpy(20 * np.cos(2 * np.pi * np.arange(128) / period)).float()
+    wrong = (right.float() + wave).clamp(0, 255).to(torch.uint8)
+    blurred = torch.nn.functional.avg_pool2d(right.float(), 3, 1, 1).to(torch.uint8)
+    halved = ((right.float() - 128) / 2 + 128).to(torch.uint8)
+    assert added_waves(right, right, period).value == 0
+    assert added_waves(wrong, right, period).value > 6
+    assert added_waves(blurred, right, period).value < -1
+    assert abs(added_waves(halved, right, period).value + 6.02) < 0.2
 
 
 def test_evaluate_tells_what_an_autoencoder_keeps(tmp_path, capsys):
