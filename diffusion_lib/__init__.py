@@ -30,7 +30,7 @@ _EXPORTS = {
     "core.samplers": (
         "SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "heun", "last_step", "sample",
     ),
-    "core.guidance": ("Guided", "autoguided", "guided"),
+    "core.guidance": ("Guided", "autoguided", "guided", "perturbed_attention"),
     "core.ideal": ("IdealDenoiser",),
     "core.ema": ("EMA",),
     "data.sources": (

@@ -44,6 +44,8 @@ DRAWING = (
      "code's t, from 0, nearly clean, to T-1, noise; what its card says; everywhere); elsewhere "
      "the class is asked for plainly"),
     ("--autoguidance", str, "a worse model to be guided away from (its guide's name; none: not)"),
+    ("--perturbed-attention", str, "yes: the guide's pixels look at nobody but themselves (what "
+     "its card says; no)"),
     ("--batch-size", 64, "pictures drawn at once"),
     ("--device", "auto", "auto, cpu, mps, cuda or cuda:N"),
 )
@@ -366,6 +368,8 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     if guide:  # a class is asked of whichever knows classes
         worse = lib.load_model(guide["name"])
         check_guide(trained, worse, guide["name"])
+        if guide.get("perturbed"):
+            worse = worse._replace(model=lib.perturbed_attention(worse.model))
         worse.model.to(pick_device(a.device))
         asked = asked or guide.get("class")
         both = [asked_for(it, asked) if asked and it.model.num_classes else it.model
@@ -438,13 +442,21 @@ def check_prompt(a: Namespace, trained: Any) -> None:
 
 
 def guide_of(a: Namespace, trained: Any) -> dict | None:
-    """{name, scale, class, interval} of the worse model to use: asked for, or on the model's card.
+    """{name, scale, class, interval, perturbed} of the worse model to use: asked for, or on the
+    model's card. Raises ValueError for a `--perturbed-attention` that says neither yes nor no, or
+    stands without a guide.
     """
-    card = trained.info.get("guide")
+    card, perturbed = trained.info.get("guide"), a.perturbed_attention
+    if perturbed not in (None, "yes", "no"):
+        raise ValueError(f"--perturbed-attention is {perturbed!r}; say yes or no")
     asked = {name: value for name, value in (
         ("name", a.autoguidance), ("scale", a.guidance), ("interval", a.guidance_interval),
+        ("perturbed", perturbed and perturbed == "yes"),
     ) if value is not None}
     if a.autoguidance == "none" or not (a.autoguidance or card):
+        if perturbed == "yes":
+            raise ValueError("--perturbed-attention is a guide's: name one, --autoguidance MODEL "
+                             "(the model itself, if you have no other)")
         return None
     if a.autoguidance:
         known = card if card and card["name"] == a.autoguidance else {"scale": 2.0}

@@ -90,9 +90,12 @@ class AttentionBlock(nn.Module):
             return y.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, HW, C / heads)
 
         q, k, v = split(self.to_q(pixels)), split(self.to_k(pixels)), split(self.to_v(pixels))
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        mixed = self.to_out(mixed.transpose(1, 2).flatten(2))  # (B, HW, C)
+        mixed = self.to_out(self.mixed(q, k, v).transpose(1, 2).flatten(2))  # (B, HW, C)
         return x + mixed.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C, H, W)
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q kᵀ / √d) v, (B, heads, HW, C / heads)."""
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class NoAttention(nn.Identity):

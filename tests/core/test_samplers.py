@@ -29,7 +29,7 @@ from references import (
 from torch import Tensor, nn
 
 from diffusion_lib.core.diffusion import GaussianDiffusion
-from diffusion_lib.core.guidance import autoguided, guided
+from diffusion_lib.core.guidance import autoguided, guided, perturbed_attention
 from diffusion_lib.core.samplers import (
     SAMPLERS,
     Step,
@@ -46,6 +46,8 @@ from diffusion_lib.core.schedules import (
     make_betas,
     rescale_zero_terminal_snr,
 )
+from diffusion_lib.core.unet import AttentionBlock
+from diffusion_lib.saving.pretrained import load_model
 
 ALL = list(SAMPLERS)
 DETERMINISTIC = ["ddim", "heun", "dpm_solver_pp"]
@@ -798,7 +800,39 @@ def test_autoguidance_formula_and_an_exact_case():
     assert (asked - (b + 2 * (wanted - b))).abs().max() < 1e-12
 
 
+@torch.no_grad()
+def test_perturbed_attention_looks_at_itself_only():
+    """By hand: its attention is x + out(v), pixel by pixel. The network itself stays as it is."""
+    model = random_unet(**SMALL).eval()
+    name, own = next((n, m) for n, m in model.named_modules() if isinstance(m, AttentionBlock))
+    size = model.image_size
+    x, t = randn(0, 2, model.in_channels, size, size).float(), torch.tensor([5, 9])
+    before, blind = model(x, t), perturbed_attention(model)
+    assert torch.equal(model(x, t), before) and not torch.allclose(blind(x, t), before)
+    h = randn(1, 2, own.to_v.in_features, 4, 4).float()
+    pixels = own.group_norm(h).flatten(2).transpose(1, 2)
+    expected = h + own.to_out(own.to_v(pixels)).transpose(1, 2).unflatten(2, (4, 4))
+    assert (blind.get_submodule(name)(h) - expected).abs().max() < 1e-6
+    h[:, :, 0, 0] += 1  # one pixel's change moves others by the norm alone; looked at, by more
+    pixels = own.group_norm(h).flatten(2).transpose(1, 2)
+    expected = h + own.to_out(own.to_v(pixels)).transpose(1, 2).unflatten(2, (4, 4))
+    assert (blind.get_submodule(name)(h) - expected).abs().max() < 1e-6
+    assert not torch.allclose(own(h), expected)
+
+
+@torch.no_grad()
+def test_a_reading_network_still_reads_when_its_attention_is_perturbed():
+    reads = load_model("toytext32").model
+    blind = perturbed_attention(reads)
+    x, t = randn(0, 1, 3, 32, 32).float(), torch.tensor([300])
+    asked = [blind(x, t, reads.encode(reads.read(words))) for words in ("a white cat", "")]
+    assert not torch.allclose(*asked)
+    assert not torch.allclose(asked[1], reads(x, t, reads.encode(reads.read(""))))
+
+
 def test_bad_autoguidance_is_refused(refuses):
+    with refuses(ValueError, "no self-attention", "guide by another"):
+        perturbed_attention(torch.nn.Linear(2, 2))
     small = random_unet(**SMALL)
     for scale in (0.5, -1, float("nan"), float("inf")):
         with refuses(ValueError, str(scale), "1 or more", "2 is usual"):
