@@ -44,8 +44,8 @@ DRAWING = (
      "code's t, from 0, nearly clean, to T-1, noise; what its card says; everywhere); elsewhere "
      "the class is asked for plainly"),
     ("--autoguidance", str, "a worse model to be guided away from (its guide's name; none: not)"),
-    ("--perturbed-attention", str, "yes: the guide's pixels look at nobody but themselves (what "
-     "its card says; no)"),
+    ("--perturbed-attention", float, "share, 0 to 1, of the push that leads away from a copy of "
+     "the guide whose pixels look at nobody but themselves (what its card says; 0)"),
     ("--batch-size", 64, "pictures drawn at once"),
     ("--device", "auto", "auto, cpu, mps, cuda or cuda:N"),
 )
@@ -368,8 +368,8 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     if guide:  # a class is asked of whichever knows classes
         worse = lib.load_model(guide["name"])
         check_guide(trained, worse, guide["name"])
-        if guide.get("perturbed"):
-            worse = worse._replace(model=lib.perturbed_attention(worse.model))
+        if share := guide.get("perturbed"):
+            worse = worse._replace(model=lib.perturbed_attention(worse.model, share))
         worse.model.to(pick_device(a.device))
         asked = asked or guide.get("class")
         both = [asked_for(it, asked) if asked and it.model.num_classes else it.model
@@ -443,18 +443,17 @@ def check_prompt(a: Namespace, trained: Any) -> None:
 
 def guide_of(a: Namespace, trained: Any) -> dict | None:
     """{name, scale, class, interval, perturbed} of the worse model to use: asked for, or on the
-    model's card. Raises ValueError for a `--perturbed-attention` that says neither yes nor no, or
-    stands without a guide.
+    model's card. Raises ValueError for a `--perturbed-attention` that is no share, or has no guide.
     """
     card, perturbed = trained.info.get("guide"), a.perturbed_attention
-    if perturbed not in (None, "yes", "no"):
-        raise ValueError(f"--perturbed-attention is {perturbed!r}; say yes or no")
+    if perturbed is not None and not 0 <= perturbed <= 1:
+        raise ValueError(f"--perturbed-attention is {perturbed}; give a share from 0, none, to 1")
     asked = {name: value for name, value in (
         ("name", a.autoguidance), ("scale", a.guidance), ("interval", a.guidance_interval),
-        ("perturbed", perturbed and perturbed == "yes"),
+        ("perturbed", perturbed),
     ) if value is not None}
     if a.autoguidance == "none" or not (a.autoguidance or card):
-        if perturbed == "yes":
+        if perturbed:
             raise ValueError("--perturbed-attention is a guide's: name one, --autoguidance MODEL "
                              "(the model itself, if you have no other)")
         return None

@@ -500,6 +500,23 @@ def test_autoguidance(capsys, tmp_path):
                                          "--guidance", 0, "--out", tmp_path / "d")
 
 
+def test_attention_is_perturbed_of_any_guide_the_model_itself_included(capsys, tmp_path):
+    def drawn(name, *more):
+        works("sample", "cifar10_32", "--n", 1, "--steps", 2, "--out", tmp_path / name, *more)
+        return (tmp_path / name / "00000.png").read_bytes()
+
+    own = "--autoguidance", "cifar10_32"
+    alone, seeing = drawn("a", "--autoguidance", "none"), drawn("b", *own)
+    blind, half = (drawn(f"c{s}", *own, "--perturbed-attention", s) for s in (1, 0.5))
+    assert alone == seeing and len({alone, half, blind}) == 3
+    for share in (1.5, -1, "nan"):
+        assert "give a share from 0, none, to 1" in fails(
+            capsys, "sample", "cifar10_32", *own, "--out", tmp_path / "d", "--perturbed-attention",
+            share)
+    assert "is a guide's: name one" in fails(capsys, "sample", "cifar10_32", "--out",
+                                             tmp_path / "d", "--perturbed-attention", 1)
+
+
 def test_a_card_says_how_its_model_draws(capsys, tmp_path):
     """Its guide and its sampler are used unless told otherwise, and `--guidance` alone is the
     guide's scale."""
@@ -522,6 +539,9 @@ def test_a_card_says_how_its_model_draws(capsys, tmp_path):
     assert plain == drawn("i", *few, "--guidance-interval", first, end)[0]
     everywhere = drawn("j", *few, "--guidance-interval", 0, 1000)[0]
     assert everywhere == drawn("k", *few, *told, "--guidance-interval", 0, 1000)[0] != plain
+    share = card["guide"]["perturbed"]  # of the guide's answer, unless another is asked for
+    seeing = drawn("l", *few, "--perturbed-attention", 0)[0]
+    assert seeing != plain == drawn("m", *few, "--perturbed-attention", share)[0]
     assert f"{own['sampler']}, {own['steps']} steps" in drawn("h")[1]
     asked = parser().parse_args(["sample", "catfaces128", "--sampler", "heun"])
     settle_sampler(asked, {**own, "spacing": 1.5})

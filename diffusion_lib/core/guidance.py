@@ -192,13 +192,18 @@ def autoguided(
 
 
 # Ahn et al. 2024, "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance"
-def perturbed_attention(model: nn.Module) -> nn.Module:
+def perturbed_attention(model: nn.Module, share: float = 1.0) -> nn.Module:
     """A copy of a network whose pixels look at nobody but themselves: every map of its
     self-attention is the identity. What it reads in a text stays.
 
     A worse network for `autoguided`, without any training: it knows what an eye is, and nothing of
-    the other eye. Raises ValueError for a network without self-attention.
+    the other eye. share: below 1, the answer is that much the copy's, and the rest model's own (two
+    evaluations): a push away from both. Raises ValueError for a network without self-attention, and
+    for a share that is not above 0 and at most 1.
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of perturbed attention is {share}; it must lie above 0 and at "
+                         "most at 1, where it is all of the answer")
     blind = copy.deepcopy(model)
     looking = [m for m in blind.modules() if isinstance(m, AttentionBlock)]
     looking += [m.attn1 for m in blind.modules() if isinstance(m, ReadingLayer)]
@@ -207,7 +212,28 @@ def perturbed_attention(model: nn.Module) -> nn.Module:
                          "attention in some level, or guide by another network")
     for attention in looking:
         attention.mixed = only_itself  # type: ignore[method-assign]
-    return blind
+    return blind if share == 1 else Mixed(model, blind, share)
+
+
+class Mixed(nn.Module):
+    """Two networks of one kind, asked the same: (1 - share) of the first answer, share of the
+    second.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, share: float):
+        super().__init__()
+        self.first, self.second, self.share = first, second, share
+
+    def __getattr__(self, name: str) -> Any:
+        """What the first network says of itself: its sizes, its classes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("first"), name)
+
+    def forward(self, *asked: Any) -> Tensor:
+        """As the networks' own."""
+        return torch.lerp(self.first(*asked), self.second(*asked), self.share)
 
 
 def only_itself(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -818,6 +818,9 @@ def test_perturbed_attention_looks_at_itself_only():
     expected = h + own.to_out(own.to_v(pixels)).transpose(1, 2).unflatten(2, (4, 4))
     assert (blind.get_submodule(name)(h) - expected).abs().max() < 1e-6
     assert not torch.allclose(own(h), expected)
+    mixed = perturbed_attention(model, 0.25)  # a quarter of the copy's answer
+    assert (mixed(x, t) - (0.75 * model(x, t) + 0.25 * blind(x, t))).abs().max() < 1e-6
+    assert mixed.image_size == model.image_size and not hasattr(mixed, "nothing_such")
 
 
 @torch.no_grad()
@@ -833,6 +836,9 @@ def test_a_reading_network_still_reads_when_its_attention_is_perturbed():
 def test_bad_autoguidance_is_refused(refuses):
     with refuses(ValueError, "no self-attention", "guide by another"):
         perturbed_attention(torch.nn.Linear(2, 2))
+    for share in (0, -0.5, 1.5, float("nan")):
+        with refuses(ValueError, str(share), "above 0 and at most at 1"):
+            perturbed_attention(random_unet(**SMALL), share)
     small = random_unet(**SMALL)
     for scale in (0.5, -1, float("nan"), float("inf")):
         with refuses(ValueError, str(scale), "1 or more", "2 is usual"):
