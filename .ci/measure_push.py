@@ -3,7 +3,8 @@
     python .ci/measure_push.py catfaces128 catfaces128_guide --data folder:data/catfaces128#train \
         --n 192 --plans 1:0-1000:2 1.8:0-500:2 2.6:550-1000:2.5 --json push.json
 
-A plan is SCALE:FIRST-END:SPACING, guided where FIRST ≤ t < END; scale 1 is not guided. Beside what
+A plan is SCALE:FIRST-END:SPACING, guided where FIRST ≤ t < END; scale 1 is not guided. With :SHARE
+behind it that much of the push leads away from the guide with perturbed attention. Beside what
 `evaluate` measures it tells how alike the two eyes of an aligned face are: the greatest correlation
 of the left one's place with the mirrored (or plain) place of the right one, moved by up to nine
 pixels; `more` says by how much it beats the first plan, the same seeds pair by pair. Nobody trained
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion_lib import autoguided, load_model, sample, to_float
+from diffusion_lib import autoguided, load_model, perturbed_attention, sample, to_float
 from diffusion_lib.data.sources import in_batches, to_uint8
 from diffusion_lib.measuring import catface, metrics
 from diffusion_lib.measuring.report import feature_network, real_pictures
@@ -78,10 +79,11 @@ def main() -> None:
         told["encoded and decoded"] = alike(eyes_alike(to_uint8(torch.cat(kept).clamp(-1, 1))))
     first_plan = None
     for plan in a.plans:
-        scale, where, spacing = plan.split(":")
+        scale, where, spacing, share = (*plan.split(":"), "0")[:4]
         first, end = map(int, where.split("-"))
+        bad = perturbed_attention(worse.model, float(share)) if float(share) else worse.model
         model = trained.model if float(scale) == 1 else autoguided(
-            trained.model, worse.model, float(scale), interval=(first, end))
+            trained.model, bad, float(scale), interval=(first, end))
         drawn = to_uint8(sample(model, trained.diffusion, a.n, sampler="ddpm", steps=a.steps,
                                 spacing=float(spacing), batch_size=32).clamp(-1, 1))
         rows, eyes = in_batches(network, drawn), eyes_alike(drawn)
@@ -91,6 +93,7 @@ def main() -> None:
         told["floor"] = round(distance.floor, 4)
         told["rows"].append({
             "scale": float(scale), "first": first, "end": end, "spacing": float(spacing),
+            "perturbed": float(share),
             "eyes": alike(eyes), "more": alike(eyes - first_plan),  # the same seeds, pair by pair
             "frechet": round(distance.value, 4),
             "precision": round(precision.value, 2), "recall": round(recall.value, 2),
