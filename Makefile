@@ -49,10 +49,10 @@ coverage: setup
 test-notebooks: setup
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -n 2 --dist loadfile $(NBVAL) notebooks
 
-# what may look at data/: the tests of data and of the command line, and, as a proof, one notebook (a guard holds that no notebook's
-# code names a folder of pictures)
+# what may look at data/: the tests of data and, as a proof, one notebook (a guard holds that no notebook's code names a folder of
+# pictures; the tests of the command line name folders of their own)
 test-with-data: setup
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -n 2 --dist loadfile $(NBVAL) tests/data tests/test_cli.py \
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -n 2 --dist loadfile $(NBVAL) tests/data \
 		notebooks/06_cats_32_to_128.ipynb
 
 test-browser: setup
