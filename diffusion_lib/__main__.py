@@ -368,9 +368,9 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     if guide:  # a class is asked of whichever knows classes
         worse = lib.load_model(guide["name"])
         check_guide(trained, worse, guide["name"])
+        worse.model.to(pick_device(a.device))
         if share := guide.get("perturbed"):
             worse = worse._replace(model=lib.perturbed_attention(worse.model, share))
-        worse.model.to(pick_device(a.device))
         asked = asked or guide.get("class")
         both = [asked_for(it, asked) if asked and it.model.num_classes else it.model
                 for it in (trained, worse)]

@@ -201,44 +201,16 @@ def perturbed_attention(model: nn.Module, share: float = 1.0) -> nn.Module:
     evaluations): a push away from both. Raises ValueError for a network without self-attention, and
     for a share that is not above 0 and at most 1.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"the share of perturbed attention is {share}; it must lie above 0 and at "
-                         "most at 1, where it is all of the answer")
     blind = copy.deepcopy(model)
-    looking = [m for m in blind.modules() if isinstance(m, AttentionBlock)]
-    looking += [m.attn1 for m in blind.modules() if isinstance(m, ReadingLayer)]
-    if not looking:
-        raise ValueError("the network has no self-attention that could be perturbed; use one with "
-                         "attention in some level, or guide by another network")
-    for attention in looking:
-        attention.mixed = only_itself  # type: ignore[method-assign]
-    return blind if share == 1 else Mixed(model, blind, share)
-
-
-class Mixed(nn.Module):
-    """Two networks of one kind, asked the same: (1 - share) of the first answer, share of the
-    second.
-    """
-
-    def __init__(self, first: nn.Module, second: nn.Module, share: float):
-        super().__init__()
-        self.first, self.second, self.share = first, second, share
-
-    def __getattr__(self, name: str) -> Any:
-        """What the first network says of itself: its sizes, its classes."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("first"), name)
-
-    def forward(self, *asked: Any) -> Tensor:
-        """As the networks' own."""
-        return torch.lerp(self.first(*asked), self.second(*asked), self.share)
-
-
-def only_itself(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """What a pixel gets that looks at itself only: its own value."""
-    return v
+    looking = [m.attn1 if isinstance(m, ReadingLayer) else m for m in blind.modules()
+               if isinstance(m, (AttentionBlock, ReadingLayer))]
+    check_perturbed(looking, share)
+    for attention in looking:  # its own value for each, in place of a mixture of all
+        attention.mixed = lambda q, k, v, mask=None: v  # type: ignore[method-assign]
+    if share < 1:
+        blind.register_forward_hook(
+            lambda _, asked, answer: torch.lerp(model(*asked), answer, share))
+    return blind
 
 
 def rows_of(each: Condition, x_t: Tensor) -> Condition:
@@ -300,6 +272,17 @@ def check_options(interval: tuple[int, int] | None, rescale: float) -> None:
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must lie between 0 (not at all) and 1, not {rescale}; "
                          "0.7 is usual")
+
+
+def check_perturbed(looking: list[nn.Module], share: float) -> None:
+    """Raises ValueError for a share outside 0 … 1, or 0, and for a network without self-attention.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of perturbed attention is {share}; it must lie above 0 and at "
+                         "most at 1, where it is all of the answer")
+    if not looking:
+        raise ValueError("the network has no self-attention that could be perturbed; use one with "
+                         "attention in some level, or guide by another network")
 
 
 def check_dropped(model: Model, scale: float) -> None:
