@@ -208,8 +208,8 @@ def perturbed_attention(model: nn.Module, share: float = 1.0) -> nn.Module:
     for attention in looking:  # its own value for each, in place of a mixture of all
         attention.mixed = lambda q, k, v, mask=None: v  # type: ignore[method-assign]
     if share < 1:
-        blind.register_forward_hook(
-            lambda _, asked, answer: torch.lerp(model(*asked), answer, share))
+        blind.register_forward_hook(lambda _, asked, named, answer: torch.lerp(
+            model(*asked, **named), answer, share), with_kwargs=True)
     return blind
 
 
