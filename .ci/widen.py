@@ -1,0 +1,171 @@
+"""A wider copy of a shipped latent network, which answers almost as the narrow one did: a start for
+a training that need not begin anew (Chen et al. 2016, "Net2Net", section 2.3).
+
+    python .ci/widen.py catfaces128 64 runs/wide
+    python -m diffusion_lib train --config catfaces128 --model.channels 64 --init runs/wide --out …
+
+A new channel is a copy of an old one, and what read the old one reads both, in random shares that
+make 1: the sum is the same, but their gradients differ, so they part. Whole groups of a GroupNorm
+are copied, so it sees the same numbers; not where two streams are joined, hence "almost". New
+numbers of a query meet zeros in the keys.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion_lib.core.unet import UNet
+from diffusion_lib.saving import pretrained
+from diffusion_lib.saving.diffusers_format import save_diffusers
+
+
+class Widener:
+    """Copies the weights of a UNet into a wider one, a layer at a time."""
+
+    def __init__(self, narrow: UNet, wide: UNet, seed: int = 0) -> None:
+        self.random = torch.Generator().manual_seed(seed)
+        self.old, self.new = dict(narrow.named_parameters()), dict(wide.named_parameters())
+        self.groups = narrow.config.norm_num_groups, wide.config.norm_num_groups
+        self.streams: dict[int, Tensor] = {}
+
+    def stream(self, width: int) -> Tensor:
+        """Which old channel each new one copies: a map for each width, the same everywhere."""
+        if width not in self.streams:
+            old, new = self.groups
+            size = width // old  # channels a group
+            copied = torch.randperm(old, generator=self.random)[: new - old]
+            groups = torch.cat([torch.arange(old), copied])
+            self.streams[width] = (groups[:, None] * size + torch.arange(size)).flatten()
+        return self.streams[width]
+
+    def put(self, name: str, out: Tensor | None, into: Tensor | None) -> None:
+        """One weight: its rows copied by `out`, its columns shared out by `into` (None: as is)."""
+        weight = self.old[name].detach()
+        if out is not None:
+            weight = weight[out]
+        if into is not None:
+            shares = 1 + torch.rand(len(weight), len(into), generator=self.random)
+            sums = torch.zeros(len(weight), int(into.max()) + 1)
+            sums.index_add_(1, into, shares)
+            shares = (shares / sums[:, into]).view(shares.shape + (1,) * (weight.ndim - 2))
+            weight = weight[:, into] * shares
+        self.new[name].data.copy_(weight)
+
+    def layer(self, name: str, out: Tensor | None, into: Tensor | None) -> None:
+        """A convolution or a linear layer."""
+        self.put(f"{name}.weight", out, into)
+        self.put(f"{name}.bias", out, None)
+
+    def norm(self, name: str, channels: Tensor) -> None:
+        """A GroupNorm."""
+        self.put(f"{name}.weight", channels, None)
+        self.put(f"{name}.bias", channels, None)
+
+
+def widen(narrow: UNet, wide: UNet) -> None:
+    """Fill `wide` with the weights of `narrow`."""
+    w = Widener(narrow, wide)
+    first, time = w.stream(narrow.config.channels), w.stream(4 * narrow.config.channels)
+    w.layer("conv_in", first, None)
+
+    # The waves that tell the time have other frequencies: their mix is fitted anew.
+    def waves(net: UNet) -> Tensor:
+        seen, layer = [], net.time_embedding.linear_1
+        hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        net.time_embedding(torch.arange(1000))
+        hook.remove()
+        return torch.cat([seen[0], torch.ones(1000, 1)], dim=1).double()
+
+    old = narrow.time_embedding.linear_1
+    wanted = old(waves(narrow)[:, :-1].float()).double()[:, time]
+    fit = torch.linalg.lstsq(waves(wide), wanted, driver="gelsd").solution
+    w.new["time_embedding.linear_1.weight"].data.copy_(fit[:-1].T)
+    w.new["time_embedding.linear_1.bias"].data.copy_(fit[-1])
+    print(f"time: error {(waves(wide) @ fit - wanted).square().mean().sqrt():.4f} "
+          f"of {wanted.std():.2f}")
+    w.layer("time_embedding.linear_2", time, time)
+
+    def res(name: str, block: nn.Module, streams: list[int]) -> int:
+        into, offset = [], 0
+        for width in streams:
+            into.append(w.stream(width) + offset)
+            offset += width
+        joined = torch.cat(into)
+        width = block.conv1.out_channels
+        out = w.stream(width)
+        w.norm(f"{name}.norm1", joined)
+        w.layer(f"{name}.conv1", out, joined)
+        w.layer(f"{name}.time_emb_proj", out, time)
+        w.norm(f"{name}.norm2", out)
+        w.layer(f"{name}.conv2", out, out)
+        if isinstance(block.conv_shortcut, nn.Conv2d):
+            w.layer(f"{name}.conv_shortcut", out, joined)
+        return width
+
+    def attend(name: str, block: nn.Module) -> None:
+        if isinstance(block, nn.Identity):
+            return
+        width = block.to_q.out_features
+        x = w.stream(width)
+        w.norm(f"{name}.group_norm", x)
+        for part in ("to_q", "to_k", "to_v"):
+            w.layer(f"{name}.{part}", x, x)
+        w.layer(f"{name}.to_out.0", x, x)
+        for kind in ("weight", "bias"):  # softmax(q k / √d) stays: no new products, the old √d
+            w.new[f"{name}.to_k.{kind}"].data[width:] = 0
+            w.new[f"{name}.to_q.{kind}"].data.mul_((len(x) / width) ** 0.5)
+
+    at, kept = narrow.config.channels, [narrow.config.channels]
+    for i, level in enumerate(narrow.down_blocks):
+        name = f"down_blocks.{i}"
+        for j, (block, attention) in enumerate(zip(level.resnets, level.attentions, strict=True)):
+            at = res(f"{name}.resnets.{j}", block, [at])
+            attend(f"{name}.attentions.{j}", attention)
+            kept.append(at)
+        for j, _ in enumerate(level.downsamplers):
+            w.layer(f"{name}.downsamplers.{j}.conv", w.stream(at), w.stream(at))
+            kept.append(at)
+    for j, block in enumerate(narrow.mid_block.resnets):
+        res(f"mid_block.resnets.{j}", block, [at])
+    attend("mid_block.attentions.0", narrow.mid_block.attentions[0])
+    for i, level in enumerate(narrow.up_blocks):
+        name = f"up_blocks.{i}"
+        for j, (block, attention) in enumerate(zip(level.resnets, level.attentions, strict=True)):
+            at = res(f"{name}.resnets.{j}", block, [at, kept.pop()])
+            attend(f"{name}.attentions.{j}", attention)
+        for j, _ in enumerate(level.upsamplers):
+            w.layer(f"{name}.upsamplers.{j}.conv", w.stream(at), w.stream(at))
+    w.norm("conv_norm_out", first)
+    w.layer("conv_out", None, first)
+
+
+@torch.no_grad()
+def main() -> None:
+    """Widen a model, and tell how far its answers are from the narrow one's."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("name", help="a shipped model's name, or a run")
+    parser.add_argument("channels", type=int, help="of the first level")
+    parser.add_argument("out", type=Path, help="a new folder")
+    asked = parser.parse_args()
+    model = pretrained.load_model(asked.name)
+    narrow = model.model
+    wide = UNet(narrow.config, channels=asked.channels, norm_num_groups=None)
+    widen(narrow, wide)
+    c = narrow.config
+    x = torch.randn(16, c.in_channels, c.image_size, c.image_size,
+                    generator=torch.Generator().manual_seed(0))
+    for t in (100, 500, 900):
+        times = torch.full((16,), t)
+        there, here = narrow(x, times), wide(x, times)
+        print(f"t = {t}: answers differ by {(here - there).square().mean().sqrt():.3f} "
+              f"of {there.std():.3f}")
+    save_diffusers(wide, model.diffusion, asked.out)
+
+
+if __name__ == "__main__":
+    main()
