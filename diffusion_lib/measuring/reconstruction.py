@@ -25,6 +25,7 @@ def reconstruction(autoencoder: Autoencoder, pictures: Tensor, *, n: int) -> lis
     measures = [psnr(decoded, pictures)]
     for period in PERIODS:
         measures += [grid(decoded, pictures, period), added_waves(decoded, pictures, period)]
+    measures.append(fixed_pattern(decoded, pictures))
     if importlib.util.find_spec("cv2"):
         from .catface import face_share, found
 
@@ -47,8 +48,8 @@ def grid(decoded: Tensor, pictures: Tensor, period: int) -> Measure:
     """How far waves of exactly `period` pixels stand out from their neighbours, in decibels.
 
     A decoder that paints a pattern of its own shows here; photographs are near 0. So may one that
-    only blurs: the neighbours of a faint wave are then fainter still, which `added_waves` tells.
-    The interval is that of halves of the pictures.
+    blurs the neighbours more than the wave, which `added_waves` tells. The interval is that of
+    halves of the pictures.
     """
     value, real = stands_out(decoded, period), stands_out(pictures, period)
     halves = [stands_out(part, period) for part in decoded.chunk(2)]
@@ -58,14 +59,37 @@ def grid(decoded: Tensor, pictures: Tensor, period: int) -> Measure:
 
 def added_waves(decoded: Tensor, pictures: Tensor, period: int) -> Measure:
     """Power of waves of `period` pixels in what was decoded against the same waves in the pictures,
-    in decibels. Above 0 the decoder paints a grid that the pictures do not have; below it, it blurs
-    them. The interval is that of halves of the pictures.
+    in decibels: below 0 the decoder blurs. Power does not tell whose a wave is: a faint grid may
+    stand where a stronger wave of the picture was lost (`fixed_pattern`). The interval is that of
+    halves of the pictures.
     """
     pairs = [(decoded, pictures), *zip(decoded.chunk(2), pictures.chunk(2), strict=True)]
     at = pictures.shape[-1] // period
     value, *halves = [float(10 * torch.log10(lines(a)[at] / lines(b)[at])) for a, b in pairs]
     name = f"waves of {period} px (dB against the pictures' own)"
     return Measure(name, value, min(halves), max(halves), len(decoded), 0.0)
+
+
+def fixed_pattern(decoded: Tensor, pictures: Tensor) -> Measure:
+    """The grid that a decoder paints into every picture alike, in grey levels of 255: its error,
+    averaged over all pictures and all blocks of 8 × 8 pixels (so what is left repeats after 2, 4 or
+    8), as the root of its mean square around its own mean. Below half a level no picture of 8 bits
+    can show it. The interval is that of halves of the pictures.
+    """
+    value, *halves = [repeated(a, b) for a, b in (
+        (decoded, pictures), *zip(decoded.chunk(2), pictures.chunk(2), strict=True))]
+    name = "the same grid in all (grey levels of 255)"
+    return Measure(name, value, min(value, *halves), max(value, *halves), len(decoded))
+
+
+def repeated(decoded: Tensor, pictures: Tensor) -> float:
+    """What `fixed_pattern` tells, of uint8 pictures (N, C, S, S)."""
+    error = (decoded.double() - pictures.double()).mean(0)
+    block = max(PERIODS)
+    whole = error.shape[-1] // block * block
+    blocks = error[:, :whole, :whole].unflatten(2, (-1, block)).unflatten(1, (-1, block))
+    mean = blocks.mean((1, 3))  # (C, block, block)
+    return float((mean - mean.mean((1, 2), keepdim=True)).square().mean().sqrt())
 
 
 def stands_out(pictures: Tensor, period: int, reach: int = 3) -> float:
