@@ -385,23 +385,26 @@ def step_variance(function: Callable) -> str:
 @exercise
 def power_above(function: Callable) -> str:
     """From a spectrum in decibels and a frequency to the share of the power above it."""
-    def right(decibels: Tensor, limit: int, start=1, root=10, power=lambda d: 10 ** (d / 10)):
-        p = power(decibels * 10 / root)
+    def right(decibels: Tensor, limit: int, start=1, root=10, power=lambda d: 10 ** (d / 10),
+              waves=1):
+        p = torch.arange(len(decibels)) ** waves * power(decibels * 10 / root)
         return p[limit + start :].sum() / p.sum()
 
     decibels = torch.tensor([30, 24, 17, 12, 5, 2, -3, -9], dtype=torch.float64)
     compare(function, {f"above {limit}": (decibels, limit) for limit in (0, 2, 5)}, right, {
         "decibels are logarithms and cannot be added up: first 10 ** (decibels / 10)":
             {"power": lambda d: d},
+        "an entry is the mean over about 2πf waves: multiply entry f by f before you add":
+            {"waves": 0},
         "above means without the limit itself: start at limit + 1": {"start": 0},
         "this is the share below and at the limit; asked for is the rest":
             lambda d, limit: 1 - right(d, limit),
         "a power is 10 ** (decibels / 10); / 20 is for amplitudes": {"root": 20},
-        "this is the power above the limit; divide by the power of all":
-            lambda d, limit: (10 ** (d / 10))[limit + 1 :].sum(),
+        "this is the power above the limit; divide by the power of all": lambda d, limit: (
+            torch.arange(len(d)) * 10 ** (d / 10))[limit + 1 :].sum(),
         "natural logarithms have no place here: decibels are powers of ten": {"power": torch.exp},
     }, within=(0, 1))
-    return "decibels back to power, then sums. What looks sharp is a very small share of it."
+    return "decibels back to power, each times the number of its waves, then sums."
 
 
 @exercise

@@ -263,6 +263,11 @@ def attend(split=lambda x, heads: x.unflatten(2, (heads, -1)).transpose(1, 2), o
     return function
 
 
+def rings(power):
+    """Each frequency's power times the number of its waves, but for 2π."""
+    return torch.arange(len(power)) * power
+
+
 def detect(near=lambda x, y: torch.cdist(x, y).min(dim=1).values, part=0.01):
     def function(x, train, held):
         return (near(x, train) < near(held, train).quantile(part)).double().mean()
@@ -441,12 +446,15 @@ SLIPS = [
     ("step_variance", lambda a, t: (1 - a[t]) / (1 - (a[t - 1] if t else 1.0)) * 0.1,
      "there is NaN or infinity"),
     ("step_variance", lambda a, t: 1 / t, "ZeroDivisionError"),
-    ("power_above", lambda d, f: d[f + 1 :].sum() / d.sum(), "decibels are logarithms"),
-    ("power_above", lambda d, f: (10 ** (d[f:] / 10)).sum() / (10 ** (d / 10)).sum(),
+    ("power_above", lambda d, f: rings(d)[f + 1 :].sum() / rings(d).sum(),
+     "decibels are logarithms"),
+    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 10)).sum() / (10 ** (d / 10)).sum(),
+     "multiply entry f by f"),
+    ("power_above", lambda d, f: rings(10 ** (d / 10))[f:].sum() / rings(10 ** (d / 10)).sum(),
      "start at limit + 1"),
-    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 20)).sum() / (10 ** (d / 20)).sum(),
+    ("power_above", lambda d, f: rings(10 ** (d / 20))[f + 1 :].sum() / rings(10 ** (d / 20)).sum(),
      "for amplitudes"),
-    ("power_above", lambda d, f: (10 ** (d[f + 1 :] / 10)).sum(), "divide by the power of all"),
+    ("power_above", lambda d, f: rings(10 ** (d / 10))[f + 1 :].sum(), "divide by the power of all"),
     ("at_least_one", lambda p, n: p * n, "how many decent ones"),
     ("at_least_one", lambda p, n: (1 - p) ** n, "none is decent"),
     ("at_least_one", lambda p, n: 1 - p**n, "all are decent"),
