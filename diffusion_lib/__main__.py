@@ -87,7 +87,8 @@ FLAGS = {
         ("--data", ..., "real pictures: folder:PATH, another source, or reference:cats32"),
         ("--held-out", str, "others (#held_out beside #train, test/ beside train/)"),
         ("--n", 1000, "number of samples"),
-        ("--features", "classifier", "classifier (shipped), catface, inception, clip, or a path"),
+        ("--features", str, "classifier (shipped), catface, inception, clip, or a path "
+         "(classifier; a reference's own)"),
         ("--judge", str, "path of the classifier that says what is a cat (the shipped one)"),
         ("--called", "cat", "the class that samples should show"),
         ("--json", str, "write the measures here as well"),
@@ -222,14 +223,19 @@ def diffusion_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
 
 def autoencoder_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
     """The same for an autoencoder."""
+    from .measuring.metrics import in_colour
     from .training.callbacks import ReconstructionGrid
 
     model = lib.Autoencoder(**config.model.model_dump())
     start(model, config, resume, None)
     data = lib.load_data(config.data, model.image_size, channels=model.in_channels)
-    features = None
+    features: Any = None
     if config.loss.perceptual:
-        features = lib.load_classifier().requires_grad_(False).maps
+        judge = lib.load_classifier().requires_grad_(False)
+
+        def features(pictures: Any) -> Any:
+            return judge.maps(in_colour(pictures))
+
     return lib.AutoencoderTrainer(
         model, None, data, config.train, out=out, loss=config.loss, features=features,
         callbacks=[ReconstructionGrid(config.train.sample_every)], notes=notes_of(config, data),
@@ -368,6 +374,8 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     if guide:  # a class is asked of whichever knows classes
         worse = lib.load_model(guide["name"])
         check_guide(trained, worse, guide["name"])
+        if asked is not None and not (trained.model.num_classes or worse.model.num_classes):
+            class_number(asked, trained)  # refuses
         worse.model.to(pick_device(a.device))
         if share := guide.get("perturbed"):
             worse = worse._replace(model=lib.perturbed_attention(worse.model, share))
@@ -437,6 +445,9 @@ def check_prompt(a: Namespace, trained: Any) -> None:
     drawn = getattr(a, "data", "").startswith("toycats")
     if a.prompt is None and not drawn and (says(a) or a.guidance not in (None, 1)):
         raise ValueError("--also, --negative-prompt and --guidance need a --prompt")
+    if a.perturbed_attention:
+        raise ValueError("--perturbed-attention is a guide's, and a model that reads is guided by "
+                         "its own answer to no caption; leave it out")
     if a.negative_prompt is not None and a.guidance in (None, 1) and a.also is None:
         raise ValueError("--negative-prompt does nothing at --guidance 1; try --guidance 3")
 
@@ -470,7 +481,8 @@ def interval_of(a: Namespace, trained: Any) -> tuple[int, int] | None:
     if a.guidance_interval is None:
         return None
     first, end = a.guidance_interval
-    asked = getattr(a, "class") is not None or a.prompt is not None
+    captions = hasattr(trained.model, "read") and getattr(a, "data", "").startswith("toycats")
+    asked = getattr(a, "class") is not None or a.prompt is not None or captions
     if guide_of(a, trained) is None and (not asked or a.guidance in (None, 1)):
         raise ValueError("--guidance-interval needs --class K or --prompt TEXT and --guidance S "
                          "other than 1, or --autoguidance MODEL: there is nothing to be guided by")
@@ -539,14 +551,13 @@ def evaluate(a: Namespace) -> None:
     if hasattr(trained.model, "read") and not says(a) and a.data.startswith("toycats"):
         evaluate_prompts(a, trained, network)
         return
+    shown = trained.autoencoder or trained.model
     if a.data.startswith("reference:"):
-        reference = lib.Reference.load(a.data.removeprefix("reference:"))
+        reference = stored_reference(a, shown.image_size)
     else:
-        shown = trained.autoencoder or trained.model
-        size, channels = shown.image_size, shown.in_channels
-        real = real_pictures(a.data, a.held_out, size, channels)
-        reference = lib.Reference.of(*real, name=a.data, features=a.features, judge=judge,
-                                     label=wanted)
+        real = real_pictures(a.data, a.held_out, shown.image_size, shown.in_channels)
+        reference = lib.Reference.of(*real, name=a.data, features=a.features or "classifier",
+                                     judge=judge, label=wanted)
     samples, asked = draw(a, network, trained.diffusion), network is not trained.model
     control = draw(a, trained.model, trained.diffusion) if asked else None
     measures = lib.evaluate(samples, reference, n=a.n, judge=judge, label=wanted, control=control)
@@ -560,6 +571,19 @@ def evaluate(a: Namespace) -> None:
           f"reference {reference.name}: {len(reference.train)} pictures, {len(reference.held_out)} "
           f"held out; features: {reference.features}")
     print(*measures, sep="\n")
+
+
+def stored_reference(a: Namespace, size: int) -> Any:
+    """What `--data reference:NAME` means. Raises ValueError for what it cannot honour."""
+    reference = lib.Reference.load(a.data.removeprefix("reference:"))
+    if a.features not in (None, reference.features) or a.held_out is not None:
+        raise ValueError(f"{a.data} holds features of {reference.features} and its own held-out "
+                         "pictures; leave --features and --held-out out, or name the pictures: "
+                         "--data folder:PATH")
+    if reference.size != size:
+        raise ValueError(f"{a.data} is of pictures of {reference.size} px, {a.checkpoint} draws "
+                         f"{size} px; use one of its size, or --data folder:PATH")
+    return reference
 
 
 def evaluate_prompts(a: Namespace, trained: Any, network: Any) -> None:
@@ -690,7 +714,8 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, OSError):  # ours say it all themselves; others have a strerror
         remedy = "check the disk and the permissions, or choose another --out"
-        return 1, f"{error.filename}: {error.strerror}; {remedy}" if error.strerror else str(error)
+        where = f"{error.filename}: " if error.filename else ""
+        return 1, f"{where}{error.strerror}; {remedy}" if error.strerror else str(error)
     return 1, f"{type(error).__name__}: {error}"
 
 

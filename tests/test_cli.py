@@ -372,6 +372,16 @@ def test_grey_in_grey_out(config: Path, tmp_path: Path, capsys) -> None:
     assert Image.open(tmp_path / "e/00000.png").mode == "L"
 
 
+def test_a_grey_autoencoder_is_trained_and_measured(tmp_path: Path, capsys) -> None:
+    real = pictures(tmp_path / "grey", 40, "L")
+    small = ["--model.in_channels", 1, "--model.image_size", 32, "--model.channels", 8,
+             "--model.norm_num_groups", 4, "--batch-size", 4, "--steps", 2]
+    works("train", "--config", "catfaces_autoencoder", *small, "--data", f"folder:{real}#train",
+          "--out", tmp_path / "run")
+    works("evaluate", tmp_path / "run", "--data", f"folder:{real}#train", "--n", 20)
+    assert "PSNR" in capsys.readouterr().out
+
+
 def test_classes_have_names(config: Path, tmp_path: Path, capsys) -> None:
     data, run = tmp_path / "pets", tmp_path / "run"
     for name in ("cat", "dog"):
@@ -515,6 +525,24 @@ def test_attention_is_perturbed_of_any_guide_the_model_itself_included(capsys, t
             share)
     assert "is a guide's: name one" in fails(capsys, "sample", "cifar10_32", "--out",
                                              tmp_path / "d", "--perturbed-attention", 1)
+
+
+def test_a_class_beside_a_guide_where_neither_knows_classes(capsys, tmp_path):
+    said = fails(capsys, "sample", "catfaces128", "--class", "dragon", "--autoguidance",
+                 "catfaces128_guide", "--out", tmp_path / "d")
+    assert "no class 'dragon'; the model has no classes" in said
+
+
+def test_flags_of_guides_and_models_that_read(capsys, tmp_path):
+    words = ["toytext32", "--prompt", "a white cat", "--guidance", 2, "--steps", 2, "--n", 1]
+    assert "is a guide's, and a model that reads" in fails(
+        capsys, "sample", *words, "--perturbed-attention", 1, "--out", tmp_path / "d")
+    found = []
+    for i, more in enumerate(([], ["--guidance-interval", 0, 1000], ["--guidance-interval", 0, 5])):
+        works("evaluate", "toytext32", "--data", "toycats", "--guidance", 3, "--n", 20,
+              "--steps", 2, "--json", tmp_path / f"{i}.json", *more)
+        found.append(json.loads((tmp_path / f"{i}.json").read_text())["measures"])
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_card_says_how_its_model_draws(capsys, tmp_path):

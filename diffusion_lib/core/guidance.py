@@ -87,8 +87,8 @@ class Guided:
         first, nothing, *also = (
             each if each is None else rows_in(each, rows)
             for each in (self.labels, self.nothing, *self.also))
-        return Guided(self.model, first, self.scale, nothing, self.worse, also=also,
-                      **self.options)
+        worse = self.worse.part(rows) if isinstance(self.worse, Guided) else self.worse
+        return Guided(self.model, first, self.scale, nothing, worse, also=also, **self.options)
 
 
 # Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval", here in t in place of σ
@@ -185,7 +185,7 @@ def autoguided(
             raise ValueError(f"the guide's {name} is {b}, the model's {a}; a guide must draw the "
                              "same kind of picture")
     labels, base = (model.labels, model.model) if isinstance(model, Guided) else (None, model)
-    if isinstance(model, Guided) and (model.scale != 1 or model.worse is not None):
+    if isinstance(model, Guided) and (model.scale != 1 or model.worse is not None or model.also):
         raise ValueError(f"the model is guided already, with scale {model.scale}; use one kind of "
                          "guidance at a time")
     return Guided(base, labels, scale, worse=worse, interval=interval)

@@ -3,17 +3,17 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 NAME = "captions.csv"
 
 
-def is_caption(file: Path, path: Path, pictures: Sequence[Path]) -> bool:
-    """Whether a file that is no picture is a caption of the folder `path`."""
-    beside = file.suffix.lower() == ".txt" and any(
-        each.parent == file.parent and each.stem == file.stem for each in pictures)
-    return beside or file == path / NAME
+def captions_among(files: Iterable[Path], path: Path, pictures: Iterable[Path]) -> set[Path]:
+    """Which of the files that are no pictures are captions of the folder `path`."""
+    beside = {picture.with_suffix("") for picture in pictures}
+    return {file for file in files if file == path / NAME or (
+        file.suffix.lower() == ".txt" and file.with_suffix("") in beside)}
 
 
 def read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .captions import is_caption, read_captions
+from .captions import captions_among, read_captions
 from .decode import SUFFIXES, all_formats, decode, quiet, reason
 
 PARTS = ("train", "held_out")
@@ -35,7 +35,8 @@ def load_folder(path: Path, size: int, part: str = "") -> Loaded:
     check_folder(path := Path(os.path.abspath(path)))  # "." has a name, too
     files, left = pictures_below(path)
     if captions := read_captions(path, files):
-        left = {file: why for file, why in left.items() if not is_caption(file, path, files)}
+        among = captions_among(left, path, files)
+        left = {file: why for file, why in left.items() if file not in among}
     where = f"below {shown(path)}"
     if not files:
         raise ValueError(f"no pictures {where}: it holds {summary(left) or 'no files'}; "

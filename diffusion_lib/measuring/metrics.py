@@ -134,14 +134,16 @@ def precision_recall(
     the samples'.
 
     A manifold is the union of balls around its pictures, each reaching to its k-th nearest
-    neighbour. Both sets have n pictures (the reference is thinned to n), for the balls shrink as
-    pictures are added. The interval is Wilson's for a share of n.
+    neighbour. Both sets have n pictures (the larger one is thinned), for the balls shrink as
+    pictures are added. The interval is Wilson's for a share of so many.
     """
     if n <= k:
         raise ValueError(f"n is {n}; the {k}-th nearest neighbour needs at least {k + 1} pictures")
     samples, reference = features(samples, n), features(reference, what="the reference pictures")
     order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0))
     reference = reference[order[:n]]
+    m = min(n, len(reference))
+    samples = samples[:m]
 
     def covered(points: Tensor, centres: Tensor) -> float:
         radii = torch.cdist(centres, centres).kthvalue(k + 1, dim=1).values  # the first is itself
@@ -154,7 +156,7 @@ def precision_recall(
     shares = covered(samples, reference), covered(reference, samples)
     note = f"{k} neighbours" + _at(held_out, n)
     precision, recall = (
-        Measure(name, share, *wilson(share, n), n, floor, note)
+        Measure(name, share, *wilson(share, m), m, floor, note)
         for name, share, floor in zip(("precision", "recall"), shares, floors, strict=True))
     return precision, recall
 
@@ -199,6 +201,13 @@ def nearest(
             "training ones")
     return Measure(f"nearest training picture ({what})", value, value - error, value + error, n,
                    1.0, note)
+
+
+def in_colour(pictures: Tensor) -> Tensor:
+    """Grey pictures (N, 1, H, W) as (N, 3, H, W), which feature networks take; others as they are.
+    """
+    grey = isinstance(pictures, Tensor) and pictures.ndim == 4 and pictures.shape[1] == 1
+    return pictures.expand(-1, 3, -1, -1) if grey else pictures
 
 
 # Ruderman 1994

@@ -8,20 +8,22 @@ from torch import Tensor
 
 from ..core.autoencoder import Autoencoder
 from ..data.sources import in_batches, to_float, to_uint8
-from .metrics import Measure, check_pictures
+from .metrics import Measure, check_pictures, in_colour
 
 PERIODS = (2, 4, 8)  # pixels after which a decoder's grid would repeat: its three doublings
 
 
 def reconstruction(autoencoder: Autoencoder, pictures: Tensor, *, n: int) -> list[Measure]:
-    """Measures of n uint8 pictures (N, C, H, W), best held-out ones, encoded and decoded.
+    """Measures of n uint8 pictures (N, C, H, W), grey or colour, encoded and decoded: best
+    held-out ones.
 
     PSNR; a grid, if there is one, against its neighbours and against the pictures' own waves; the
     share in which a face is found, where OpenCV is installed. The floors are those of the pictures
     themselves. Raises ValueError for unusable pictures.
     """
-    pictures = to_uint8(check_pictures(pictures, n))
-    decoded = to_uint8(in_batches(autoencoder.to("cpu"), pictures, 32))
+    channels, pictures = pictures.shape[1], to_uint8(check_pictures(in_colour(pictures), n))
+    own = pictures[:, :channels]  # an autoencoder of grey pictures takes one
+    decoded = in_colour(to_uint8(in_batches(autoencoder.to("cpu"), own, 32)))
     measures = [psnr(decoded, pictures)]
     for period in PERIODS:
         measures += [grid(decoded, pictures, period), added_waves(decoded, pictures, period)]

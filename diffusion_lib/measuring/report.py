@@ -23,7 +23,7 @@ from ..saving.pretrained import WEIGHTS
 from . import catface, metrics
 from .classifier import CLASSES, load_classifier
 from .features import feature_network
-from .metrics import Measure, check_pictures, class_share
+from .metrics import Measure, check_pictures, class_share, in_colour
 
 CAT = CLASSES.index("cat")
 SHIPPED = WEIGHTS / "references"
@@ -42,6 +42,7 @@ class Reference(NamedTuple):
     verdicts: dict[str, list[float]]  # control -> what `verdict` says of it
     judge: str = ""  # sha256 of the classifier that said so
     pixels: tuple[Tensor, Tensor] | None = None  # both sets at 32 px (N, 3072); not saved
+    label: int = CAT  # the class that the verdicts are about
 
     @classmethod
     def of(
@@ -68,14 +69,15 @@ class Reference(NamedTuple):
                 [metrics.power_spectrum(part) for part in (train, held_out)]),
             verdicts={what: catface.verdict(part) if faces else verdict(judge, part, label)
                       for what, part in controls.items() if part is not None},
-            judge="catface" if faces else _mark(judge), pixels=(small(train), small(held_out)))
+            judge="catface" if faces else _mark(judge), pixels=(small(train), small(held_out)),
+            label=label)
 
     def save(self, path: Path) -> None:
         """Two files: PATH.safetensors (features in float16) and PATH.json."""
         rows = {"train": self.train.half(), "held_out": self.held_out.half(),
                 "spectra": self.spectra.float()}
         told = {"name": self.name, "features": self.features, "size": self.size,
-                "verdicts": self.verdicts, "judge": self.judge}
+                "verdicts": self.verdicts, "judge": self.judge, "label": self.label}
         with whole(path.with_suffix(".safetensors")) as temporary:
             save_file(rows, temporary)
         with whole(path.with_suffix(".json")) as temporary:
@@ -125,7 +127,8 @@ def evaluate(
         floor = told.pop("held-out pictures")[0]
         note = ", ".join(f"{what} {numbers[0]:.2f}" for what, numbers in told.items())
         return [*measures, catface.face_share(samples, n=n, floor=floor, note=note)]
-    told = dict(reference.verdicts) if _mark(judge) == reference.judge else {}  # no other judge's
+    same = _mark(judge) == reference.judge and label == reference.label
+    told = dict(reference.verdicts) if same else {}  # no other judge's, of no other class
     floors = told.pop("held-out pictures", [])
     if control is not None:
         control = check_pictures(in_colour(control), len(control), "the control")
@@ -157,7 +160,7 @@ def real_pictures(
     def load(spec: str) -> Tensor:
         return load_data(spec, size, channels=channels).images
 
-    own, others = Path(held_out.removeprefix("folder:")), []
+    own, others = Path(held_out.removeprefix("folder:")).expanduser(), []
     if held_out.startswith("folder:") and own.parent.name == "test":  # CIFAR-10's other classes
         others = [load(f"folder:{each}") for each in class_folders(own.parent) if each != own]
     return load(data), load(held_out), torch.cat(others) if others else None
@@ -174,13 +177,6 @@ def held_out_of(data: str, held_out: str | None) -> str:
         raise ValueError(f"there are no held-out pictures beside {data}; name some with --held-out "
                          "(or use folder:PATH#train)")
     return held_out
-
-
-def in_colour(pictures: Tensor) -> Tensor:
-    """Grey pictures (N, 1, H, W) as (N, 3, H, W), which feature networks take; others as they are.
-    """
-    grey = isinstance(pictures, Tensor) and pictures.ndim == 4 and pictures.shape[1] == 1
-    return pictures.expand(-1, 3, -1, -1) if grey else pictures
 
 
 def small(pictures: Tensor) -> Tensor:

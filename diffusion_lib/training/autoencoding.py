@@ -20,17 +20,18 @@ class AutoencoderTrainer(Trainer):
     loss. The latents' spread is a batch's own, so slices (`accumulate`) and processes count.
     """
 
-    def __init__(self, *args: Any, loss: LossConfig | None = None, features: Any = None,
-                 **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, model: Autoencoder, *args: Any, loss: LossConfig | None = None,
+                 features: Any = None, **settings: Any) -> None:
         self.loss_config = LossConfig() if loss is None else loss
+        if self.loss_config.decoder_only:  # before other processes are told what learns
+            model.requires_grad_(True)  # a loaded one
+            model.encoder.requires_grad_(False)
+            model.quant_conv.requires_grad_(False)
+        super().__init__(model, *args, **settings)
         if self.loss_config.perceptual and features is None:
             raise ValueError("a perceptual loss needs features: a function from pictures to "
                              "feature maps")
         self.features: Any = features
-        if self.loss_config.decoder_only:
-            self.model.encoder.requires_grad_(False)
-            self.model.quant_conv.requires_grad_(False)
         self.critic: Any = None
         if self.loss_config.adversarial or self.loss_config.matching:
             with torch.random.fork_rng():
@@ -40,6 +41,7 @@ class AutoencoderTrainer(Trainer):
             self.critic_optimizer = torch.optim.AdamW(
                 self.critic.parameters(), lr=self.loss_config.critic_learning_rate,
                 betas=(0.5, 0.99), weight_decay=0)
+            check_critic(self.critic, torch.zeros(1, *self.images.shape[1:], device=self.device))
 
     @staticmethod
     def noise_shape(model: Autoencoder, images: Tensor) -> tuple[int, int, int]:
@@ -57,8 +59,12 @@ class AutoencoderTrainer(Trainer):
         playing = self.critic_plays
         if playing:
             self.critic_optimizer.zero_grad(set_to_none=True)
+        measured = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         loss = super().train_step()
-        if playing and self.meter.in_a_row == 0:
+        if self.meter.in_a_row:  # such a step changes nothing, the latents' mean and spread neither
+            for buffer, before in measured:
+                buffer.copy_(before)
+        elif playing:
             self.ranks.average_gradients(self.critic)
             self.critic_optimizer.step()
         return loss
@@ -109,11 +115,21 @@ class AutoencoderTrainer(Trainer):
         return {"autoencoder": own, "critic": self.critic_optimizer.state_dict()}
 
     def load_more(self, weights: dict[str, dict], optimizer: dict, folder: object) -> None:
-        if self.critic is not None:
+        if self.critic is not None and "critic" in weights:  # it may be new (--allow-changes)
             load_weights(self.critic, weights["critic"], folder)
             self.critic_optimizer.load_state_dict(optimizer["critic"])
-            optimizer = optimizer["autoencoder"]
-        super().load_more(weights, optimizer, folder)
+        super().load_more(weights, optimizer.get("autoencoder", optimizer), folder)
+
+
+def check_critic(critic: nn.Module, pictures: Tensor) -> None:
+    """Raises ValueError for pictures of a size that a critic cannot look at."""
+    try:
+        with torch.no_grad():
+            critic(windows(0, pictures)[0])
+    except RuntimeError as error:
+        raise ValueError(f"pictures of {pictures.shape[-1]} px are too small for the critic, or "
+                         "cannot be folded as it does; use 24 px or more, a multiple of 8, or "
+                         "loss.adversarial 0 and loss.matching 0") from error
 
 
 def windows(step: int, *pictures: Tensor) -> list[Tensor]:
@@ -124,7 +140,7 @@ def windows(step: int, *pictures: Tensor) -> list[Tensor]:
     where their cells meet: a grid. Seen through another window each step, no line is an edge.
     """
     height, width = pictures[0].shape[-2:]
-    cells = min(8, height // 8, width // 8)
+    cells = min(8, height // 8, width // 8) // 2 * 2  # even: pictures are folded 2 × 2
     if cells < 2:
         return list(pictures)
     top, left = divmod(11 * step % cells**2, cells)

@@ -50,9 +50,16 @@ class Batches:
         self.config, self.T, self.shape, self.n = config, T, tuple(shape), n
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
         self.rows: list[Tensor] = []  # of each class, where they are drawn equally often
+        if config.balanced and labels is None:
+            raise ValueError("train.balanced draws every class equally often, and these pictures "
+                             "have no labels; leave it out")
         if config.balanced and labels is not None:
             classes = range(int(labels.max()) + 1)
             self.rows = [torch.nonzero(labels.cpu() == k).flatten() for k in classes]
+            if empty := [k for k in classes if not len(self.rows[k])]:
+                raise ValueError(f"train.balanced draws every class equally often, and class "
+                                 f"{empty[0]} has no picture to train on; leave it out, or add "
+                                 "pictures")
 
     def draw(self, step: int) -> Batch:
         """The batch of this step. Its t are spread evenly, so the loss jumps less (Kingma et al.

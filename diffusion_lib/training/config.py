@@ -106,7 +106,7 @@ class TrainConfig(Settings):
     flip: bool = True  # mirror every other picture
     augment: Share = 0.0  # chance of each change of augment.py; needs model.augment_dim 5
     ema: tuple[HalfLife, ...] = Field(default=(0.05,), min_length=1, description=(
-        "half-lives between 0 and 1, shares of the run so far, as (0.05,)"))
+        "half-lives between 0 and 1, shares of the run so far, as (0.05,); the last one draws"))
     seed: Whole = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: what a short probe prefers
     compile: bool = False  # torch.compile: pays on a GPU, in long runs

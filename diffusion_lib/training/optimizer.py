@@ -73,8 +73,8 @@ class Muon(torch.optim.Optimizer):
 
 
 class MuonAdamW:
-    """Muon for a network's inner weights, AdamW for everything else, behind the face of one
-    optimizer.
+    """Muon for a network's inner weights, AdamW for everything else (vectors, tables, and the
+    layers of a UNet where pixels enter and leave), behind the face of one optimizer.
     """
 
     ENDS = ("conv_in.", "conv_out.")  # where pixels enter and leave

@@ -28,7 +28,7 @@ from ..data.augment import MOVES, augment
 from ..data.sources import check_fit, to_float
 from ..saving.checkpoint import load_checkpoint, load_weights, newest_checkpoint, save_checkpoint
 from ..saving.files import fingerprint
-from .batches import Batch, Batches
+from .batches import Batch, Batches, seed_of
 from .captions import check_captions, told
 from .config import LossConfig, TrainConfig
 from .device import probe_autocast
@@ -94,7 +94,9 @@ class Trainer:
             getattr(data, "name", type(data).__name__), list(getattr(data, "classes", ())),
         )
         T, noise_shape = diffusion.T if diffusion else 1, self.noise_shape(model, images)
-        self.batches = Batches(config, T, noise_shape, len(images), self.labels)
+        self.batches = Batches(config, T, noise_shape, len(images), labels)
+        # torch's own dice, which no checkpoint keeps: set anew each step
+        self.drops = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.model = model.to(self.device)  # what is saved and averaged
         if not any(weight.requires_grad for weight in model.parameters()):
             model.requires_grad_(True)                                    # a loaded one
@@ -123,7 +125,7 @@ class Trainer:
 
     @property
     def ema_model(self) -> nn.Module:
-        """The (longest) average of the weights, in eval mode: sample from this one."""
+        """The last average of config.ema, in eval mode: sample from this one."""
         return self.emas[-1].model
 
     # -- a step -----------------------------------------------------------------------------------
@@ -136,6 +138,8 @@ class Trainer:
         is the batch's. A step whose loss or gradient is not a finite number changes nothing.
         """
         batch, slices = self.batches.draw(self.step), self.config.accumulate
+        if self.drops:
+            torch.manual_seed(seed_of(self.config.seed, 3, self.step, self.ranks.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)

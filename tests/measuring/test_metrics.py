@@ -162,6 +162,14 @@ def test_precision_and_recall_equal_the_naive_ones():
     assert 0 < precision.value < 1 and 0 < recall.value < 1
 
 
+def test_fewer_real_pictures_than_samples_are_counted_as_so_many():
+    precision, recall = precision_recall(randn(300, 4), randn(40, 4, seed=1), n=300)
+    assert precision.n == recall.n == 40
+    assert (recall.low, recall.high) == wilson(recall.value, 40)
+    fewer = precision_recall(randn(300, 4)[:40], randn(40, 4, seed=1), n=40)
+    assert (precision.value, recall.value) == (fewer[0].value, fewer[1].value)
+
+
 def test_precision_and_recall_tell_the_two_ways_to_fail():
     real = randn(400, 2) * 3
     timid = randn(400, 2, seed=1) * 0.3  # inside, but only a corner of it

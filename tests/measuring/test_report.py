@@ -194,6 +194,15 @@ def test_another_judges_controls_are_no_floor(tiny, tmp_path):
     assert "folder:" in measures[-1].note
 
 
+def test_another_classs_controls_are_no_floor(tiny, tmp_path):
+    known = reference(tiny, label=5)
+    known.save(tmp_path / "dogs")
+    known, judge = Reference.load(tmp_path / "dogs"), load_classifier(tiny)
+    for label, is_its in ((5, True), (3, False)):
+        measures = evaluate(photos(50, seed=5), known, n=50, judge=judge, label=label)
+        assert [m.floor is not None for m in measures[-3:]] == [is_its] * 3
+
+
 def test_pictures_of_another_size_are_refused(tiny):
     with pytest.raises(ValueError, match="16 px.*32 px"):
         evaluate(photos(50, 16), reference(tiny), n=50, judge=load_classifier(tiny))
@@ -288,11 +297,18 @@ def test_the_command_prints_and_writes_every_measure(tiny, tmp_path, capsys, mon
     (["--data", "reference:cats32", "--n", "5"], "20"),
     (["--data", "reference:cats32", "--judge", "nowhere"], "no classifier"),
     (["--data", "reference:cats32", "--called", "dragon"], "dragon"),
+    (["--data", "reference:cats32", "--features", "catface"], "leave --features and --held-out"),
+    (["--data", "reference:cats32", "--held-out", "folder:x"], "leave --features and --held-out"),
 ])
 def test_wrong_input_ends_in_one_line(flags, says, capsys):
     assert main(["evaluate", "toycats32", *flags]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
+
+
+def test_a_reference_of_another_size_is_refused_before_the_drawing(capsys):
+    assert main(["evaluate", "toysd64", "--data", "reference:cats32"]) == 2
+    assert "pictures of 32 px, toysd64 draws 64 px" in capsys.readouterr().err
 
 
 def test_the_shipped_classifier_fits_its_budget():

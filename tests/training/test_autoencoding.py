@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -251,6 +252,56 @@ def test_a_second_pass_of_the_decoder_leaves_the_latents_alone():
     moved = {name.split(".")[0] for name, value in first.model.state_dict().items()
              if not torch.equal(value, before[name])}
     assert moved == {"decoder", "post_quant_conv"}
+
+
+def test_a_second_pass_of_a_loaded_one_leaves_its_encoder_alone():
+    model = Autoencoder(**AE).requires_grad_(False)
+    t = AutoencoderTrainer(model, None, load_data("toycats:16", 32), TrainConfig(steps=1, **TRAIN),
+                           loss=LossConfig(decoder_only=True))
+    learns = {name.split(".")[0] for name, p in t.model.named_parameters() if p.requires_grad}
+    assert learns == {"decoder", "post_quant_conv"}
+
+
+def test_a_step_that_is_not_finite_leaves_the_latents_mean_alone():
+    t, calls = trainer(steps=4, loss=LossConfig()), []
+
+    def spoil(module, given, answer):
+        calls.append(1)
+        return answer * float("inf") if len(calls) == 3 else answer
+
+    t.model.encoder.register_forward_hook(spoil)
+    t.fit(2)
+    before = {name: value.clone() for name, value in t.model.state_dict().items()}
+    t.fit(1)
+    assert not math.isfinite(t.losses[-1])
+    assert all(torch.equal(before[name], value) for name, value in t.model.state_dict().items())
+    t.fit(1)
+    assert math.isfinite(t.losses[-1]) and t.ema_model.latent_mean.isfinite().all()
+    assert not torch.equal(before["latent_mean"], t.model.latent_mean)
+
+
+def test_a_critic_is_added_and_dropped_on_the_way(tmp_path):
+    for first, then in ((LossConfig(), CRITIC), (CRITIC, LossConfig())):
+        folder = tmp_path / str(bool(first.adversarial))
+        trainer(folder, loss=first).fit(2)
+        gone_on = trainer(folder, loss=then).resume(allow_changes=True).fit()
+        assert gone_on.step == 6 and all(map(math.isfinite, gone_on.losses))
+
+
+@pytest.mark.parametrize("size", [24, 40, 56, 16])
+def test_a_size_that_no_critic_can_look_at_is_known_before_the_work(size):
+    model = Autoencoder(**{**AE, "image_size": size})
+    config = TrainConfig(steps=1, **TRAIN)
+    loss = LossConfig(adversarial=0.1, critic_from=0.0)
+
+    def made():
+        return AutoencoderTrainer(model, None, load_data("toycats:8", size), config, loss=loss)
+
+    if size == 16:
+        with pytest.raises(ValueError, match="16 px are too small for the critic"):
+            made()
+    else:
+        assert math.isfinite(made().fit().losses[0])
 
 
 def test_a_run_from_before_a_setting_of_the_loss_was_there_goes_on(tmp_path, refuses):

@@ -734,6 +734,36 @@ def test_balanced_classes_are_drawn_equally_often(
     assert torch.equal(t.batches.draw(3).index, t.batches.draw(3).index)
 
 
+def test_what_cannot_be_balanced_is_refused(trainer, toy_images: torch.Tensor) -> None:
+    without = ImageData(toy_images, torch.tensor([0, 2] * 6))
+    with pytest.raises(ValueError, match="class 1 has no picture"):
+        trainer(model=tiny_unet(num_classes=3), data=without, balanced=True)
+    with pytest.raises(ValueError, match="no labels"):
+        trainer(data=toy_images, balanced=True)
+
+
+def test_classes_are_balanced_for_a_network_that_is_not_told_them(
+    trainer, toy_images: torch.Tensor
+) -> None:
+    labels = torch.tensor([0] * 10 + [1] * 2)
+    t = trainer(data=ImageData(toy_images, labels), balanced=True, batch_size=60)
+    drawn = torch.cat([t.batches.draw(step).index for step in range(20)])
+    assert 0.4 < labels[drawn].float().mean() < 0.6
+
+
+def test_dropout_resumes_bit_for_bit(trainer, tmp_path: Path) -> None:
+    """Its dice are torch's own, which go on elsewhere between two sessions."""
+    def made(out=None):
+        return trainer(model=tiny_unet(dropout=0.3), steps=4, out=out)
+
+    whole = made().fit()
+    made(tmp_path).fit(2)
+    torch.rand(5)
+    gone_on = made(tmp_path).resume().fit()
+    assert whole.losses[2:] == gone_on.losses
+    assert same(whole.model.parameters(), gone_on.model.parameters())
+
+
 def test_saved_again_and_again_only_the_newest_are_kept(trainer, tmp_path: Path) -> None:
     trainer(out=tmp_path, steps=7, save_every=2, keep_checkpoints=2).fit()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
