@@ -77,7 +77,7 @@ figures: setup
 	@$(VENV)/python -m diffusion_lib sample catfaces128 --n 8 --seed 0 --sampler ddpm --steps 25 \
 		--columns 4 --animation figures/catfaces128.webp
 	@$(VENV)/python -m diffusion_lib sample toycats32 --n 64 --seed 0 --sampler ddim --steps 25 \
-		--columns 16 --scale 2 --grid figures/toycats32_grid.png
+		--columns 16 --scale 2 --grid figures/toycats32_grid.webp
 	@$(VENV)/python -m diffusion_lib sample cats32 --n 32 --seed 0 \
 		--columns 8 --scale 2 --grid figures/cats32_grid.png
 	@$(VENV)/python -m diffusion_lib sample toysd64 --prompt "a white cat with stripes, green eyes and round ears on blue" \
