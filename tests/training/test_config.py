@@ -48,7 +48,7 @@ def test_every_config_that_ships_builds_its_run(name: str) -> None:
     model = UNet(**config.model.model_dump())
     if config.model.patch_size == 1 and config.model.num_classes is None:
         to_diffusers_unet(model)
-    largest = 7e6 if config.autoencoder else 3e6  # 14 or 6 MB as float16
+    largest = 11e6 if config.autoencoder else 3e6  # 11 MB at a byte each, 6 MB as float16
     assert sum(p.numel() for p in model.parameters()) < largest
 
 
