@@ -1,5 +1,5 @@
-"""A wider copy of a shipped latent network, which answers almost as the narrow one did: a start for
-a training that need not begin anew (Chen et al. 2016, "Net2Net", section 2.3).
+"""A wider copy of a trained network without classes or text, which answers almost as the narrow one
+did: a start for a training that need not begin anew (Chen et al. 2016, "Net2Net", section 2.3).
 
     python .ci/widen.py catfaces128 64 runs/wide
     python -m diffusion_lib train --config catfaces128 --model.channels 64 --init runs/wide --out …
@@ -67,8 +67,25 @@ class Widener:
         self.put(f"{name}.bias", channels, None)
 
 
-def widen(narrow: UNet, wide: UNet) -> None:
-    """Fill `wide` with the weights of `narrow`."""
+def check_widths(narrow: UNet, wide: UNet) -> None:
+    """Raises ValueError for networks that this script cannot copy into each other."""
+    told = ("num_classes", "augment_dim", "cross_attention_dim", "attention_head_dim")
+    if any(getattr(narrow.config, name) for name in told):
+        raise ValueError("only networks that are told nothing but the time, with one attention "
+                         "head, can be widened")
+    sizes = [net.config.channels // net.config.norm_num_groups for net in (narrow, wide)]
+    if sizes[0] != sizes[1] or not narrow.config.channels < wide.config.channels <= 2 * \
+            narrow.config.channels:
+        raise ValueError(f"{narrow.config.channels} channels in groups of {sizes[0]} cannot become "
+                         f"{wide.config.channels} in groups of {sizes[1]}; groups must stay as "
+                         "large, and channels may double at most")
+
+
+def widen(narrow: UNet, wide: UNet, T: int = 1000) -> None:
+    """Fill `wide` with the weights of `narrow`, which was trained with T timesteps. Raises
+    ValueError for networks that cannot be copied.
+    """
+    check_widths(narrow, wide)
     w = Widener(narrow, wide)
     first, time = w.stream(narrow.config.channels), w.stream(4 * narrow.config.channels)
     w.layer("conv_in", first, None)
@@ -77,9 +94,9 @@ def widen(narrow: UNet, wide: UNet) -> None:
     def waves(net: UNet) -> Tensor:
         seen, layer = [], net.time_embedding.linear_1
         hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        net.time_embedding(torch.arange(1000))
+        net.time_embedding(torch.arange(T))
         hook.remove()
-        return torch.cat([seen[0], torch.ones(1000, 1)], dim=1).double()
+        return torch.cat([seen[0], torch.ones(T, 1)], dim=1).double()
 
     old, a = narrow.time_embedding.linear_1, waves(wide)
     wanted = old(waves(narrow)[:, :-1].float()).double()[:, time]
@@ -156,11 +173,11 @@ def main() -> None:
     model = pretrained.load_model(asked.name)
     narrow = model.model
     wide = UNet(narrow.config, channels=asked.channels, norm_num_groups=None)
-    widen(narrow, wide)
+    widen(narrow, wide, model.diffusion.T)
     c = narrow.config
     x = torch.randn(16, c.in_channels, c.image_size, c.image_size,
                     generator=torch.Generator().manual_seed(0))
-    for t in (100, 500, 900):
+    for t in (model.diffusion.T * share // 10 for share in (1, 5, 9)):
         times = torch.full((16,), t)
         there, here = narrow(x, times), wide(x, times)
         print(f"t = {t}: answers differ by {(here - there).square().mean().sqrt():.3f} "

@@ -1,5 +1,6 @@
 """.ci/widen.py: a wider network answers almost as the narrow one, and its copies part."""
 
+import pytest
 import torch
 from torch import Tensor
 from widen import widen
@@ -34,6 +35,17 @@ def test_a_wider_copy_answers_almost_the_same() -> None:
     assert off < 0.2, f"off by {off:.2f} of the answers' spread"
     assert (answers(other) - wanted).std() / wanted.std() > 0.5
     assert max(weight.abs().max() for weight in wide.parameters()) < 30  # float16 holds them all
+
+
+@pytest.mark.parametrize("wanted", [{"channels": 24}, {"channels": 56}, {"num_classes": 3},
+                                    {"norm_num_groups": 4}])
+def test_what_cannot_be_widened_is_refused(wanted: dict) -> None:
+    narrow = network(24, 6, 0)
+    wide = UNet(narrow.config, **{"channels": 32, "norm_num_groups": None, **wanted})
+    if "num_classes" in wanted:
+        narrow = UNet(narrow.config, num_classes=3)
+    with pytest.raises(ValueError, match="widened|cannot become"):
+        widen(narrow, wide)
 
 
 def test_its_copies_part() -> None:
