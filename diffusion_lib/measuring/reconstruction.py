@@ -75,8 +75,8 @@ def added_waves(decoded: Tensor, pictures: Tensor, period: int) -> Measure:
 def fixed_pattern(decoded: Tensor, pictures: Tensor) -> Measure:
     """The grid that a decoder paints into every picture alike, in grey levels of 255: its error,
     averaged over all pictures and all blocks of 8 × 8 pixels (so what is left repeats after 2, 4 or
-    8), as the root of its mean square around its own mean. Rounding to 8 bits moves a pixel by half a
-    level at most. The interval is that of halves of the pictures.
+    8), as the root of its mean square around its own mean. Rounding to 8 bits moves a pixel by half
+    a level at most. The interval is that of halves of the pictures.
     """
     value, *halves = [repeated(a, b) for a, b in (
         (decoded, pictures), *zip(decoded.chunk(2), pictures.chunk(2), strict=True))]
