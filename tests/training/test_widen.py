@@ -1,11 +1,13 @@
 """.ci/widen.py: a wider network answers almost as the narrow one, and its copies part."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
-from widen import widen
+from widen import main_autoencoder, widen, widen_autoencoder
 
-from diffusion_lib import UNet
+from diffusion_lib import Autoencoder, UNet, load_autoencoder
 
 
 def network(channels: int, groups: int, seed: int) -> UNet:
@@ -62,3 +64,40 @@ def test_its_copies_part() -> None:
     wide(torch.randn(2, 4, 16, 16), torch.tensor([100, 900])).square().mean().backward()
     gradient, (i, j) = block.conv1.weight.grad, twins[0]
     assert not torch.allclose(gradient[i], gradient[j])
+
+
+def autoencoder(channels: int, groups: int, seed: int) -> Autoencoder:
+    torch.manual_seed(seed)
+    net = Autoencoder(image_size=16, channels=channels, channel_mults=(1, 2), attention=True,
+                      norm_num_groups=groups, patch_size=2)
+    for name, weight in net.named_parameters():
+        if "bias" in name or not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    net.latent_mean.normal_()
+    net.latent_std.uniform_(1, 2)
+    return net.eval()
+
+
+def test_a_wider_autoencoder_answers_the_same() -> None:
+    narrow, wide = autoencoder(16, 4, 0), autoencoder(24, 6, 1)
+    with torch.no_grad():
+        widen_autoencoder(narrow, wide)
+        x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        z = narrow.encode(x)
+        torch.testing.assert_close(wide.encode(x), z, rtol=0, atol=1e-4)
+        torch.testing.assert_close(wide.decode(z), narrow.decode(z), rtol=0, atol=1e-4)
+        assert narrow.decode(z).std() > 0.05
+    with pytest.raises(ValueError, match="cannot become"):
+        widen_autoencoder(narrow, autoencoder(24, 4, 1))
+
+
+@torch.no_grad()
+def test_a_widened_autoencoder_is_one_to_start_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main_autoencoder("toycats64_autoencoder", 24, tmp_path / "wide")
+    narrow, wide = load_autoencoder("toycats64_autoencoder"), load_autoencoder(tmp_path / "wide")
+    assert wide.config.channels == 24 and narrow.config.channels == 16
+    assert "latents differ by" in capsys.readouterr().out
+    z = torch.randn(2, *narrow.latent_shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(wide.decode(z), narrow.decode(z), rtol=0, atol=1e-4)
