@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     """What the reader saw in n pictures."""
 
     is_cat: Tensor  # bool (n,): a whole drawn cat
-    attributes: Tensor  # int64 (n, 5), in the order of ATTRIBUTES; meaningless where no cat
+    attributes: Tensor  # int64 (n, 5), in the order of ATTRIBUTES; the best fit, also where no cat
     distance: Tensor  # float32 (n,): what the worst block leaves over of what is drawn there
 
 
