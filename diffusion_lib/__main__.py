@@ -46,6 +46,8 @@ DRAWING = (
     ("--autoguidance", str, "a worse model to be guided away from (its guide's name; none: not)"),
     ("--perturbed-attention", float, "share, 0 to 1, of the push that leads away from a copy of "
      "the guide whose pixels look at nobody but themselves (what its card says; 0)"),
+    ("--autoencoder", str, "another to decode by, with the same latents (the one it was trained "
+     "with)"),
     ("--batch-size", 64, "pictures drawn at once"),
     ("--device", "auto", "auto, cpu, mps, cuda or cuda:N"),
 )
@@ -95,6 +97,8 @@ FLAGS = {
     ),
     "export": (
         CHECKPOINT, CLASS,
+        ("--autoencoder", str, "another to decode by, with the same latents (the one it was "
+         "trained with)"),
         ("--to", "diffusers", "diffusers: a folder"),
         ("--out", ..., "the folder to write"),
     ),
@@ -198,6 +202,7 @@ def train(a: Namespace) -> None:
 def diffusion_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
     """(the Trainer of a diffusion model, in pixels or in latents, its classes in words)."""
     from .training.callbacks import SampleGrid
+    from .training.distributed import Ranks
 
     model: Any = lib.UNet(**config.model.model_dump())
     autoencoder = lib.load_autoencoder(config.autoencoder) if config.autoencoder else None
@@ -207,9 +212,11 @@ def diffusion_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
     data = lib.load_data(config.data, shown.image_size, channels=shown.in_channels,
                          exclude=config.exclude)
     if autoencoder:
+        ranks = Ranks(config.train.device)
         out.mkdir(parents=True, exist_ok=True)
-        data = lib.encode_set(data, autoencoder, mirrored=config.train.flip,
-                              file=out / "latents.safetensors", progress=sys.stderr.isatty())
+        with ranks.first_one_first():  # it encodes, the others read what it wrote
+            data = lib.encode_set(data, autoencoder.to(ranks.device), mirrored=config.train.flip,
+                                  file=out / "latents.safetensors", progress=sys.stderr.isatty())
     if width := model.config.cross_attention_dim:
         settings = {**config.text.model_dump(), "width": width}
         model = lib.TextUNet(model.config, {"words": lib.words_of(data.captions), **settings})
@@ -234,7 +241,7 @@ def autoencoder_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]
         judge = lib.load_classifier().requires_grad_(False)
 
         def features(pictures: Any) -> Any:
-            return judge.maps(in_colour(pictures))
+            return judge.to(pictures.device).maps(in_colour(pictures))
 
     return lib.AutoencoderTrainer(
         model, None, data, config.train, out=out, loss=config.loss, features=features,
@@ -361,7 +368,7 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
 
     check_counts(a, "n", "batch_size")
     check_sample(a.n, a.batch_size, a.sampler or "ddim", a.seed)
-    trained = lib.load_model(a.checkpoint)
+    trained = lib.load_model(a.checkpoint, autoencoder=a.autoencoder)
     settle_sampler(a, trained.info.get("sampling") or {})
     timesteps_trailing(trained.diffusion.T, a.steps, a.spacing)
     interval = interval_of(a, trained)
@@ -386,6 +393,7 @@ def prepare(a: Namespace) -> tuple[Any, Any]:
     if asked is not None:
         scale = 1.0 if a.guidance is None else a.guidance
         return trained, asked_for(trained, asked, scale, interval=interval)
+    check_told(trained)
     if a.guidance not in (None, 1):
         raise ValueError(f"--guidance {a.guidance} needs --class K or --autoguidance MODEL: "
                          "there is nothing else to be guided by")
@@ -410,11 +418,20 @@ def prompted(a: Namespace, trained: Any, interval: tuple[int, int] | None) -> An
     if wanted is None and getattr(a, "data", "").startswith("toycats"):
         wanted = asked_cats(a, trained).captions
     if wanted is None:
+        check_told(trained)
         return trained.model
     scale = 1.0 if a.guidance is None else a.guidance
     also = [] if a.also is None else [a.also]
     return lib.guided(trained.model, wanted, scale, also=also, negative=a.negative_prompt,
                       interval=interval)
+
+
+def check_told(trained: Any) -> None:
+    """Raises ValueError for a network that is asked for nothing and never was in training."""
+    if getattr(trained.model, "label_drop", None) == 0:
+        flag = "--prompt TEXT" if hasattr(trained.model, "read") else "--class K"
+        raise ValueError("this network was always told what to draw (train.label_drop 0), so its "
+                         f"answer to nothing means nothing; give {flag}")
 
 
 def asked_cats(a: Namespace, trained: Any) -> Any:
@@ -548,6 +565,7 @@ def evaluate(a: Namespace) -> None:
         return
     judge, wanted = lib.load_classifier(*filter(None, [a.judge])), CLASSES.index(a.called)
     trained, network = prepare(a)
+    told_of(a, trained.info)
     if hasattr(trained.model, "read") and not says(a) and a.data.startswith("toycats"):
         evaluate_prompts(a, trained, network)
         return
@@ -559,7 +577,8 @@ def evaluate(a: Namespace) -> None:
         reference = lib.Reference.of(*real, name=a.data, features=a.features or "classifier",
                                      judge=judge, label=wanted)
     samples, asked = draw(a, network, trained.diffusion), network is not trained.model
-    control = draw(a, trained.model, trained.diffusion) if asked else None
+    drops = getattr(trained.model, "label_drop", None) != 0  # else nobody taught it "no class"
+    control = draw(a, trained.model, trained.diffusion) if asked and drops else None
     measures = lib.evaluate(samples, reference, n=a.n, judge=judge, label=wanted, control=control)
     kept = ("checkpoint", "sampler", "steps", "spacing", "seed", "guidance",
             "guidance_interval", "autoguidance")
@@ -571,6 +590,20 @@ def evaluate(a: Namespace) -> None:
           f"reference {reference.name}: {len(reference.train)} pictures, {len(reference.held_out)} "
           f"held out; features: {reference.features}")
     print(*measures, sep="\n")
+
+
+def told_of(a: Namespace, info: dict) -> None:
+    """Warns where pictures that would count as held out may have been trained on."""
+    learnt = (info.get("data") or {}).get("name", "")
+    if a.held_out is None and a.data.startswith("folder:") and a.data.endswith("#train") \
+            and learnt.startswith("folder:") and learnt != a.data:
+        one, other = (Path(each.removeprefix("folder:").removesuffix("#train")).expanduser()
+                      .resolve() for each in (learnt, a.data))
+        same = one == other and learnt.endswith("#train")
+        if not same and (one.is_relative_to(other) or other.is_relative_to(one)):
+            warnings.warn(f"{a.checkpoint} was trained on {learnt}: pictures that {a.data} holds "
+                          "out may be among them; give the --data that it was trained on, or "
+                          "name others with --held-out", stacklevel=2)
 
 
 def stored_reference(a: Namespace, size: int) -> Any:
@@ -601,11 +634,12 @@ def evaluate_prompts(a: Namespace, trained: Any, network: Any) -> None:
 def evaluate_autoencoder(a: Namespace) -> None:
     """Measure what an autoencoder keeps of held-out pictures."""
     from .measuring.reconstruction import reconstruction
-    from .measuring.report import held_out_of
+    from .measuring.report import held_out_of, shuffled
 
     autoencoder, held_out = lib.load_autoencoder(a.checkpoint), held_out_of(a.data, a.held_out)
-    pictures = lib.load_data(held_out, autoencoder.image_size,
-                             channels=autoencoder.in_channels).images
+    told_of(a, autoencoder.card)
+    pictures = shuffled(lib.load_data(held_out, autoencoder.image_size,
+                                      channels=autoencoder.in_channels).images)
     n = min(a.n, len(pictures))
     measures = reconstruction(autoencoder, pictures, n=n)
     write_json(a, {"checkpoint": a.checkpoint, "data": held_out, "pictures": n}, measures)
@@ -628,7 +662,7 @@ def export(a: Namespace) -> None:
     if a.to != "diffusers":
         raise ValueError(f"--to is diffusers, not {a.to!r}")
     check_folder(Path(a.out), "--out")
-    trained = lib.load_model(a.checkpoint)
+    trained = lib.load_model(a.checkpoint, autoencoder=a.autoencoder)
     label = class_number(getattr(a, "class"), trained, none=True)
     if hasattr(trained.model, "read"):
         export_reader(a, trained)

@@ -9,6 +9,10 @@ from pathlib import Path
 NAME = "captions.csv"
 
 
+class NoCaptionsError(ValueError):
+    """The .txt beside pictures are no captions of all of them: a fault for who wants to read."""
+
+
 def captions_among(files: Iterable[Path], path: Path, pictures: Iterable[Path]) -> set[Path]:
     """Which of the files that are no pictures are captions of the folder `path`."""
     beside = {picture.with_suffix("") for picture in pictures}
@@ -21,8 +25,18 @@ def read_captions(path: Path, files: Sequence[Path]) -> dict[Path, str]:
 
     A few .txt, beside less than half of the pictures, are notes of somebody's and no captions.
     Raises ValueError for a picture without one, for a picture named twice or not there, for a file
-    that is not UTF-8, and for a captions.csv whose first line is not file,caption.
+    that is not UTF-8, and for a captions.csv whose first line is not file,caption;
+    NoCaptionsError where it is .txt that are at fault (they may be meant for something else).
     """
+    try:
+        return _read(path, files)
+    except ValueError as error:
+        if (path / NAME).is_file():
+            raise
+        raise NoCaptionsError(str(error)) from None
+
+
+def _read(path: Path, files: Sequence[Path]) -> dict[Path, str]:
     if table := (path / NAME).is_file():
         told = from_table(path / NAME, {f.relative_to(path).as_posix(): f for f in files})
     else:

@@ -17,24 +17,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .captions import captions_among, read_captions
+from .captions import NoCaptionsError, captions_among, read_captions
 from .decode import SUFFIXES, all_formats, decode, quiet, reason
 
 PARTS = ("train", "held_out")
 SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini")
-Loaded = tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+Loaded = tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...], tuple[str, ...], str]
 
 
 def load_folder(path: Path, size: int, part: str = "") -> Loaded:
     """Images uint8 (N, 3, size, size), labels int64 (N,), class names, files left aside and why,
-    and N captions or none (captions.py).
+    N captions or none (captions.py), and why there are none where .txt lie beside the pictures.
 
     part: "train", "held_out", or "" for all. Raises FileNotFoundError, or ValueError for a file and
     for a folder without a readable picture.
     """
     check_folder(path := Path(os.path.abspath(path)))  # "." has a name, too
     files, left = pictures_below(path)
-    if captions := read_captions(path, files):
+    captions, no_captions = {}, ""
+    try:
+        captions = read_captions(path, files)
+    except NoCaptionsError as error:  # labels of something else? Who reads captions will refuse
+        no_captions = str(error)
+    if captions:
         among = captions_among(left, path, files)
         left = {file: why for file, why in left.items() if file not in among}
     where = f"below {shown(path)}"
@@ -58,7 +63,7 @@ def load_folder(path: Path, size: int, part: str = "") -> Loaded:
     classes = tuple(sorted(set(owners.values())))  # the same ones in both parts
     labels = torch.tensor([classes.index(owners[f]) for f in files if f in owners])
     told = tuple(captions[f] for f in files if f in owners) if captions else ()
-    return pictures, labels, classes, listed(left), told
+    return pictures, labels, classes, listed(left), told, no_captions
 
 
 def check_folder(path: Path) -> None:

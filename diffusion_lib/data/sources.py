@@ -36,7 +36,8 @@ class ImageData:
 
     images: uint8 (N, C, H, W). labels: int64 (N,), indices into `classes`, or None.
     name: the source. skipped: every file that was left aside, "file: reason".
-    captions: N texts, or none. attributes: int64 (N, 5), of drawn cats.
+    captions: N texts, or none. attributes: int64 (N, 5), of drawn cats. no_captions: what is wrong
+    with the .txt beside the pictures, where they are no captions.
     """
 
     images: Tensor
@@ -46,6 +47,7 @@ class ImageData:
     skipped: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     attributes: Tensor | None = None
+    no_captions: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -106,8 +108,8 @@ def _load(
         if not path:
             raise ValueError("folder: needs the path of a folder of pictures, as folder:data/cats")
         loaded = load_folder(Path(os.path.expanduser(path)), size, part)
-        images, labels, classes, skipped, captions = loaded
-        return ImageData(images, labels, classes, spec, skipped, captions)
+        images, labels, classes, skipped, captions, fault = loaded
+        return ImageData(images, labels, classes, spec, skipped, captions, no_captions=fault)
     raise ValueError(f"unknown data source {spec!r}; choose one of {SOURCES}")
 
 

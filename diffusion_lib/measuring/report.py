@@ -152,8 +152,9 @@ def real_pictures(
     """(training pictures, held-out ones, those of other classes or None), uint8 (N, C, size, size).
 
     data, held_out: as `evaluate --data` and `--held-out` say. held_out None: `folder:PATH#held_out`
-    belongs to `folder:PATH#train`, and a folder .../test/... to .../train/.... Raises ValueError
-    where there is neither: a floor measured on the training pictures would be none.
+    belongs to `folder:PATH#train`, and a folder .../test/... to .../train/.... The held-out ones
+    come shuffled, always alike: the first of a folder of classes would all be of one. Raises
+    ValueError where there are none: a floor measured on the training pictures would be none.
     """
     held_out = held_out_of(data, held_out)
 
@@ -163,7 +164,12 @@ def real_pictures(
     own, others = Path(held_out.removeprefix("folder:")).expanduser(), []
     if held_out.startswith("folder:") and own.parent.name == "test":  # CIFAR-10's other classes
         others = [load(f"folder:{each}") for each in class_folders(own.parent) if each != own]
-    return load(data), load(held_out), torch.cat(others) if others else None
+    return load(data), shuffled(load(held_out)), torch.cat(others) if others else None
+
+
+def shuffled(pictures: Tensor) -> Tensor:
+    """The same pictures in an order that nobody chose, but always the same one."""
+    return pictures[torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))]
 
 
 def held_out_of(data: str, held_out: str | None) -> str:

@@ -36,17 +36,27 @@ class Pretrained(NamedTuple):
         return getattr(self.model, "autoencoder", None)
 
 
-def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
+def load_model(
+    checkpoint: str | Path, which: str = "ema", autoencoder: str | Path | None = None
+) -> Pretrained:
     """Any trained model by its path or its name.
 
     checkpoint: a run folder (its newest), a step_… folder or a weights file in it, a folder in
     diffusers' format, or a shipped model's name. which: the weights of a checkpoint, "ema" (the
-    last average), "ema_0", … or "model" (raw); a file named directly decides itself. Raises
+    last average), "ema_0", … or "model" (raw); a file named directly decides itself. autoencoder:
+    one with the same latents, to decode by in place of its own (a name or a path). Raises
     FileNotFoundError if there is nothing there, ValueError for a foreign or damaged file.
     """
+    loaded = _load_model(checkpoint, which, autoencoder)
+    if autoencoder is not None and loaded.autoencoder is None:
+        raise ValueError(f"{checkpoint} draws no latents, so it takes no autoencoder; leave it out")
+    return loaded
+
+
+def _load_model(checkpoint: str | Path, which: str, autoencoder: str | Path | None) -> Pretrained:
     path = Path(checkpoint)
     if not path.exists() and str(checkpoint) in shipped_models():
-        return load_pretrained(str(checkpoint))
+        return load_pretrained(str(checkpoint), autoencoder)
     check_path(path)
     if path.is_file():
         which = path.stem if path.suffix == ".safetensors" else which
@@ -61,7 +71,7 @@ def load_model(checkpoint: str | Path, which: str = "ema") -> Pretrained:
         raise ValueError(f"{path / 'state.json'} does not tell its {' and '.join(missing)}; "
                          "use a checkpoint that Trainer.save() wrote")
     weights = _weights(path, state, which)
-    return _rebuild(state["model"], state["diffusion"], weights, path, state)
+    return _rebuild(state["model"], state["diffusion"], weights, path, state, autoencoder)
 
 
 def _opened(path: Path) -> tuple[Path, dict]:
@@ -114,20 +124,26 @@ def is_autoencoder(checkpoint: str | Path) -> bool:
     return "latent_channels" in card.get("model", {})
 
 
-def its_autoencoder(told: dict, source: object) -> Autoencoder | None:
-    """The autoencoder that a card or a state names. Raises ValueError, one line, if it is not at
-    hand or not the same any more.
+def its_autoencoder(
+    told: dict, source: object, instead: str | Path | None = None
+) -> Autoencoder | None:
+    """The autoencoder that a card or a state names, or another with the same latents. Raises
+    ValueError, one line, if it is not at hand or its latents are others.
     """
     if not told:
         return None
+    name = told["name"] if instead is None else str(instead)
     try:
-        found = load_autoencoder(told["name"])
+        found = load_autoencoder(name)
     except FileNotFoundError:
-        raise ValueError(f"{source} draws latents of the autoencoder {told['name']}, which is not "
-                         "there; put its run folder back in that place") from None
+        remedy = ("put its run folder back in that place, or name it (--autoencoder)"
+                  if instead is None else "give its run folder, or a shipped one's name")
+        raise ValueError(f"{source} draws latents of the autoencoder {name}, which is not there; "
+                         f"{remedy}") from None
     if told["sha256"] != found.source["sha256"]:
-        raise ValueError(f"{source} draws latents of another autoencoder than {told['name']} is "
-                         "now (its weights differ); put back the one it was trained with")
+        raise ValueError(f"{source} draws latents of another autoencoder than {name} is now (its "
+                         "weights differ); put back the one it was trained with, or name it "
+                         "(--autoencoder)")
     return found
 
 
@@ -154,7 +170,8 @@ def check_path(path: Path) -> None:
 
 
 def _rebuild(
-    config: dict, diffusion: dict, weights: dict[str, Tensor], source: object, info: dict
+    config: dict, diffusion: dict, weights: dict[str, Tensor], source: object, info: dict,
+    instead: str | Path | None = None,
 ) -> Pretrained:
     try:
         model = TextUNet(**config) if "text" in config else UNet(**config)
@@ -165,7 +182,7 @@ def _rebuild(
     # whether it knows what "no class" or no caption is: guidance asks
     if model.num_classes is not None or isinstance(model, TextUNet):
         object.__setattr__(model, "label_drop", info.get("train", {}).get("label_drop"))
-    autoencoder = its_autoencoder(info.get("autoencoder", {}), source)
+    autoencoder = its_autoencoder(info.get("autoencoder", {}), source, instead)
     return _ready(model, GaussianDiffusion.from_state_dict(diffusion), info, autoencoder)
 
 
@@ -221,14 +238,16 @@ def shipped_models() -> list[str]:
     return sorted(register())
 
 
-def load_pretrained(name: str) -> Pretrained:
+def load_pretrained(name: str, autoencoder: str | Path | None = None) -> Pretrained:
     """A model that ships with the library, checked against the register; `.info` is its card.
 
-    Raises ValueError for an unknown name (listing the known ones) or a file that differs.
+    autoencoder: as in `load_model`. Raises ValueError for an unknown name (listing the known ones)
+    or a file that differs.
     """
     card, weights = _shipped(name)
     check_draws(card, name)
-    return _rebuild(card["model"], card["diffusion"], weights, f"the shipped {name}", card)
+    return _rebuild(card["model"], card["diffusion"], weights, f"the shipped {name}", card,
+                    autoencoder)
 
 
 def _shipped(name: str) -> tuple[dict, dict[str, Tensor]]:

@@ -20,6 +20,8 @@ class AutoencoderTrainer(Trainer):
     loss. The latents' spread is a batch's own, so slices (`accumulate`) and processes count.
     """
 
+    free = Trainer.free - {"accumulate"}
+
     def __init__(self, model: Autoencoder, *args: Any, loss: LossConfig | None = None,
                  features: Any = None, **settings: Any) -> None:
         self.loss_config = LossConfig() if loss is None else loss

@@ -40,9 +40,12 @@ def left_out(words: Tensor, attribute_drop: float) -> Tensor:
 
 
 def check_captions(
-    captions: Sequence[str], attributes: Tensor | None, reads: bool, attribute_drop: float, n: int
+    captions: Sequence[str], attributes: Tensor | None, reads: bool, attribute_drop: float, n: int,
+    fault: str = "",
 ) -> None:
-    """Raises ValueError where a network that reads has nothing to read."""
+    """Raises ValueError where a network that reads has nothing to read. fault: why, if known."""
+    if reads and fault:
+        raise ValueError(fault)
     if reads and len(captions) != n:
         raise ValueError(f"the network reads captions, and the data has {len(captions)} for {n} "
                          "pictures; put a captions.csv (file,caption) into the folder, or leave "

@@ -38,6 +38,11 @@ class Ranks:
             else contextlib.nullcontext()
         )
 
+    def first_one_first(self) -> contextlib.AbstractContextManager:
+        """Inside, the first process works while the others wait, and then they do."""
+        return (self.accelerator.main_process_first() if self.accelerator
+                else contextlib.nullcontext())
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes, the same on each of them."""
         return self.accelerator.reduce(values, "mean") if self.accelerator else values

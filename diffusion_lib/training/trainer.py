@@ -60,6 +60,8 @@ class Trainer:
     steps done. Raises ValueError for data that does not fit the model.
     """
 
+    free = FREE
+
     def __init__(
         self, model: nn.Module, diffusion: GaussianDiffusion | None, data: Any,
         config: TrainConfig | None = None, *, out: str | Path | None = None,
@@ -74,11 +76,14 @@ class Trainer:
         images = data if isinstance(data, Tensor) else data.images
         labels: Any = None if isinstance(data, Tensor) else getattr(data, "labels", None)
         check_fit(images, labels, model)
+        if config.augment and images.is_floating_point():
+            raise ValueError(f"augment is {config.augment}, but a latent that is shifted or turned "
+                             "is not the latent of such a picture; it is for pixels, set it to 0")
         self.captions: Sequence[str] = getattr(data, "captions", ())
         self.attributes: Tensor | None = getattr(data, "attributes", None)
         self.reads = hasattr(model, "read")
         check_captions(self.captions, self.attributes, self.reads, config.attribute_drop,
-                       len(images))
+                       len(images), getattr(data, "no_captions", ""))
         if self.reads:  # each can be read: refused now, not after an hour
             model.read(sorted(set(self.captions)))
         self.ranks = Ranks(config.device)
@@ -400,13 +405,15 @@ class Trainer:
         return self
 
     def _check_same_run(self, state: dict, folder: object, allow_changes: bool) -> None:
-        free = FREE | {"ema"}  # an average that is no longer wanted may go; see average_files
+        free = self.free | {"ema"}  # an average no longer wanted may go; see average_files
         now = {
             **self.described(), "data": {"pictures": fingerprint(self.images)},
             "train": self.config.model_dump(mode="json", exclude=free),
         }
         for part, value in json.loads(json.dumps(now)).items():  # as a checkpoint holds it
             saved = state.get(part, {}) if part != "data" else {"pictures": state[part]["sha256"]}
+            if part == "autoencoder":  # its name may change, and how it paints; its latents not
+                value, saved = ({"sha256": each.get("sha256")} for each in (value, saved))
             names = sorted(value.keys() | saved.keys() - free)
             differing = [k for k in names if value.get(k) != saved.get(k)]
             changeable = part in ("data", "train", "loss")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_lib import GaussianDiffusion, TextUNet, TrainConfig, Trainer, UNet, make_betas
 from diffusion_lib.data.sources import load_data
 
 
@@ -60,10 +61,6 @@ def test_faults_are_one_line(folder, refuses):
     with refuses(ValueError, "captions.csv", "UTF-8"):
         load(folder)
     table.unlink()
-    for name in ("a.txt", "more/c.txt"):
-        (folder / name).write_text("a cat", encoding="utf-8")
-    with refuses(ValueError, "b.png", "no caption", "b.txt"):
-        load(folder)
     with refuses(ValueError, "exclude", "drawn"):
         load_data(f"folder:{folder}", 8, exclude=[{"fur": "white"}])
 
@@ -73,3 +70,22 @@ def test_a_note_beside_one_of_many_pictures_is_no_caption(folder):
     with pytest.warns(UserWarning, match="left aside 1 of 4 files .* 1 not a picture"):
         data = load_data(f"folder:{folder}", 8)
     assert len(data) == 3 and data.captions == () and "a.txt" in data.skipped[0]
+
+
+@pytest.mark.parametrize("texts, said", [
+    ({"a": "a cat", "more/c": "a cat"}, "b.png has no caption beside it (b.txt)"),
+    ({"a": "0 0.5 0.5 1 1", "b": "", "more/c": "1 0 0 1 1"}, "caption of b.png is empty"),
+])
+def test_texts_that_are_no_captions_stop_only_who_reads(folder, refuses, texts, said):
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    with pytest.warns(UserWarning, match=f"left aside {len(texts)} of"):
+        data = load_data(f"folder:{folder}", 8)
+    assert len(data) == 3 and data.captions == () and said in data.no_captions
+    process = GaussianDiffusion(make_betas("cosine", T=10))
+    net = {"image_size": 8, "channels": 8, "channel_mults": (1, 1), "attention": (False, False)}
+    config = TrainConfig(steps=1, batch_size=2)
+    Trainer(UNet(**net), process, data, config).fit()
+    reader = TextUNet(UNet(**net, cross_attention_dim=8).config, {"words": ("cat",), "width": 8})
+    with refuses(ValueError, said):
+        Trainer(reader, process, data, config)

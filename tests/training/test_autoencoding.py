@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -24,11 +25,11 @@ from diffusion_lib import (
     sample,
     to_float,
 )
-from diffusion_lib.__main__ import main
+from diffusion_lib.__main__ import autoencoder_trainer, main
 from diffusion_lib.saving.checkpoint import newest_checkpoint
 from diffusion_lib.saving.latents import fingerprint_of
 from diffusion_lib.training.autoencoding import distances, multiscale_l1, ripples, windows
-from diffusion_lib.training.config import LossConfig
+from diffusion_lib.training.config import LossConfig, override, read_config, resolve
 
 AE = {
     "image_size": 32,
@@ -220,6 +221,22 @@ def test_command_line_from_pictures_to_pictures(tmp_path, capsys, monkeypatch):
          "lat is no autoencoder")
     says(["train", "--config", "catfaces128", "--out", "lat", "--resume", "--data", "toycats:25",
           *small[2:], *net], "of other pictures than the folder holds now")
+    # the same latents painted by another decoder, and an autoencoder that was moved
+    shutil.copytree("ae", "crisp")
+    drawn = [*("sample", "lat", "--n", "2", "--steps", "2", "--grid", "g.png")]
+    assert main([*drawn, "--autoencoder", "crisp"]) == 0
+    assert load_model("lat", autoencoder="crisp").autoencoder.source["name"] == "crisp"
+    elsewhere = [*net[:1], "crisp", *net[2:]]
+    assert main(["train", "--config", "catfaces128", "--out", "lat", "--resume", *small,
+                 *elsewhere]) == 0
+    assert main(["export", "lat", "--autoencoder", "crisp", "--out", "painted"]) == 0
+    capsys.readouterr()
+    says([*drawn, "--autoencoder", "catfaces_autoencoder"], "another autoencoder than catfaces")
+    says([*drawn, "--autoencoder", "nothing"], "nothing, which is not there", "give its run folder")
+    says(["sample", "toycats32", "--n", "2", "--grid", "g.png", "--autoencoder", "ae"],
+         "draws no latents")
+    says(["train", "--config", "catfaces128", "--out", "moves", *small, *net,
+          "--model.augment_dim", "5", "--train.augment", "0.1"], "it is for pixels")
     state = tmp_path / "lat/checkpoints/step_00000003/state.json"
     told = json.loads(state.read_text())
     state.write_text(json.dumps({**told, "autoencoder": {**told["autoencoder"], "sha256": "0"}}))
@@ -352,3 +369,18 @@ def test_another_decoder_is_the_same_autoencoder_to_a_model_of_its_latents():
     assert fingerprint_of(a) == fingerprint_of(b)
     b.latent_mean += 1
     assert fingerprint_of(a) != fingerprint_of(b)
+
+
+def test_the_perceptual_loss_looks_where_the_pictures_are(tmp_path):
+    told = override(read_config("catfaces_autoencoder"), "data", "toycats:16")
+    config = resolve(told, "catfaces_autoencoder")
+    features = autoencoder_trainer(config, tmp_path, resume=False)[0].features
+    for device in ("cpu", "meta"):  # one that is not the CPU, on any machine
+        maps = features(torch.zeros(1, 3, 32, 32, device=device))
+        assert {each.device.type for each in maps} == {device}
+
+
+def test_slices_count_for_an_autoencoder(tmp_path, refuses):
+    trainer(tmp_path, loss=LossConfig()).fit(2)
+    with refuses(ValueError, "accumulate was 1, now 2"):
+        trainer(tmp_path, loss=LossConfig(), accumulate=2).resume()
