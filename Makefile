@@ -79,7 +79,7 @@ figures: setup
 	@$(VENV)/python -m diffusion_lib sample toycats32 --n 64 --seed 0 --sampler ddim --steps 25 \
 		--columns 16 --scale 2 --grid figures/toycats32_grid.webp
 	@$(VENV)/python -m diffusion_lib sample cats32 --n 32 --seed 0 \
-		--columns 8 --scale 2 --grid figures/cats32_grid.png
+		--columns 8 --scale 2 --grid figures/cats32_grid.webp
 	@$(VENV)/python -m diffusion_lib sample toysd64 --prompt "a white cat with stripes, green eyes and round ears on blue" \
 		--guidance 3 --n 8 --seed 0 --columns 8 --grid figures/toysd64_grid.webp
 
