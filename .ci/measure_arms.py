@@ -29,7 +29,7 @@ from diffusion_lib import Reference, evaluate, load_classifier, load_data, load_
 from diffusion_lib.data.pictures import image_grid
 from diffusion_lib.data.sources import in_batches, to_uint8
 from diffusion_lib.measuring.metrics import Measure, class_share, power_spectrum
-from diffusion_lib.measuring.report import CAT, real_pictures, said
+from diffusion_lib.measuring.report import CAT, real_pictures, said, shuffled
 from diffusion_lib.saving.checkpoint import newest_checkpoint, read_state
 from diffusion_lib.saving.files import whole
 from diffusion_lib.saving.pretrained import WEIGHTS
@@ -69,8 +69,7 @@ def photographs(arm: str) -> tuple[Tensor, Tensor]:
         data = load_data(f"folder:data/cifar10/{part}", 32)
         rows = [torch.nonzero(data.labels == k).flatten()[:each] for k in range(10)]
         parts.append(data.images[torch.cat(rows)])
-    mixed = torch.randperm(len(parts[1]), generator=torch.Generator().manual_seed(0))
-    return parts[0], parts[1][mixed]
+    return parts[0], shuffled(parts[1])
 
 
 def told(measure: Measure) -> list[float | None]:
@@ -109,7 +108,7 @@ def unseen(train: Tensor, judges: dict[str, nn.Module], n: int) -> dict[str, lis
     """What a judge that saw other cats says of photographs that the arms learnt from: it never saw
     these, but it was trained on the held-out ones.
     """
-    some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:n]]
+    some = shuffled(train)[:n]
     return opinions(some, {k: v for k, v in judges.items() if k == "other"}, n)
 
 

@@ -25,7 +25,7 @@ from diffusion_lib.core.autoencoder import Autoencoder
 from diffusion_lib.core.unet import UNet
 from diffusion_lib.saving import pretrained
 from diffusion_lib.saving.checkpoint import save_checkpoint
-from diffusion_lib.saving.diffusers_format import save_diffusers
+from diffusion_lib.saving.diffusers_format import check_new, save_diffusers
 
 
 class Widener:
@@ -214,7 +214,9 @@ def main_autoencoder(name: str, channels: int, out: Path) -> None:
     print(f"latents differ by {(wide.encode(x) - z).abs().max():.1e}, "
           f"pictures by {(wide.decode(z) - narrow.decode(z)).abs().max():.1e}")
     told = {"model": dataclasses.asdict(wide.config), "step": 0}
+    check_new(out)
     save_checkpoint(out / "checkpoints" / "step_0000000", {"model": wide}, {}, told)
+
 
 @torch.no_grad()
 def main() -> None:
