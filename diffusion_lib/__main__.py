@@ -31,6 +31,8 @@ lib = sys.modules[__package__]  # its flat names are loaded when they are first 
 
 CHECKPOINT = ("checkpoint", str, "run folder, a file in it, a diffusers folder, or a shipped model")
 CLASS = ("--class", str, "class to ask for, its name or number (class-conditional models)")
+AUTOENCODER = ("--autoencoder", str, "another to decode by, with the same latents (the one it was "
+               "trained with)")
 DRAWING = (
     CHECKPOINT, CLASS,
     ("--prompt", str, "caption to ask for (networks that read; toytext32)"),
@@ -46,8 +48,7 @@ DRAWING = (
     ("--autoguidance", str, "a worse model to be guided away from (its guide's name; none: not)"),
     ("--perturbed-attention", float, "share, 0 to 1, of the push that leads away from a copy of "
      "the guide whose pixels look at nobody but themselves (what its card says; 0)"),
-    ("--autoencoder", str, "another to decode by, with the same latents (the one it was trained "
-     "with)"),
+    AUTOENCODER,
     ("--batch-size", 64, "pictures drawn at once"),
     ("--device", "auto", "auto, cpu, mps, cuda or cuda:N"),
 )
@@ -97,8 +98,7 @@ FLAGS = {
     ),
     "export": (
         CHECKPOINT, CLASS,
-        ("--autoencoder", str, "another to decode by, with the same latents (the one it was "
-         "trained with)"),
+        AUTOENCODER,
         ("--to", "diffusers", "diffusers: a folder"),
         ("--out", ..., "the folder to write"),
     ),
@@ -565,7 +565,7 @@ def evaluate(a: Namespace) -> None:
         return
     judge, wanted = lib.load_classifier(*filter(None, [a.judge])), CLASSES.index(a.called)
     trained, network = prepare(a)
-    told_of(a, trained.info)
+    warn_of_learnt(a, trained.info)
     if hasattr(trained.model, "read") and not says(a) and a.data.startswith("toycats"):
         evaluate_prompts(a, trained, network)
         return
@@ -592,7 +592,7 @@ def evaluate(a: Namespace) -> None:
     print(*measures, sep="\n")
 
 
-def told_of(a: Namespace, info: dict) -> None:
+def warn_of_learnt(a: Namespace, info: dict) -> None:
     """Warns where pictures that would count as held out may have been trained on."""
     learnt = (info.get("data") or {}).get("name", "")
     if a.held_out is None and a.data.startswith("folder:") and a.data.endswith("#train") \
@@ -637,7 +637,7 @@ def evaluate_autoencoder(a: Namespace) -> None:
     from .measuring.report import held_out_of, shuffled
 
     autoencoder, held_out = lib.load_autoencoder(a.checkpoint), held_out_of(a.data, a.held_out)
-    told_of(a, autoencoder.card)
+    warn_of_learnt(a, autoencoder.card)
     pictures = shuffled(lib.load_data(held_out, autoencoder.image_size,
                                       channels=autoencoder.in_channels).images)
     n = min(a.n, len(pictures))
