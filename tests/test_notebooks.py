@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
+import nbval.kernel
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -579,3 +580,15 @@ def test_notebook_04_stopped_at_step_12_reports_12_steps(capsys, monkeypatch) ->
     said = capsys.readouterr().out
     assert f"12 steps, mean loss of the last 12: {sum(space['losses']) / 12:.3f}" in said
     assert "of 64 are whole cats" in said and "[picture: Loss over the steps" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kernels talk through ports there")
+def test_no_two_kernels_share_a_place_to_talk() -> None:
+    """With ports, two that start at once may be given the same one (conftest.py)."""
+    places = []
+    for _ in range(2):
+        kernels = nbval.kernel.KernelManager(kernel_name="python3")
+        assert kernels.transport == "ipc"
+        assert Path(kernels.ip).parent.is_dir()
+        places.append(kernels.ip)
+    assert places[0] != places[1]
