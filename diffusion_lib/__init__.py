@@ -29,6 +29,7 @@ _EXPORTS = {
     "core.autoencoder": ("Autoencoder", "AutoencoderConfig"),
     "core.samplers": (
         "SAMPLERS", "Step", "ddim", "ddpm", "dpm_solver_pp", "heun", "last_step", "sample",
+        "sde_dpm_solver_pp",
     ),
     "core.guidance": ("Guided", "autoguided", "guided", "perturbed_attention"),
     "core.ideal": ("IdealDenoiser",),

@@ -74,7 +74,8 @@ FLAGS = {
     ),
     "sample": (
         *DRAWING,
-        ("--sampler", str, "ddim, ddpm, dpm_solver_pp or heun (what the model's card says; ddim)"),
+        ("--sampler", str, "ddim, ddpm, dpm_solver_pp, heun or sde_dpm_solver_pp (what the model's "
+         "card says; ddim)"),
         ("--steps", int, "network evaluations a picture, about (what its card says; 50)"),
         ("--n", 64, "number of pictures"),
         ("--out", str, "folder for one PNG a sample, named by its seed"),
@@ -85,7 +86,8 @@ FLAGS = {
     ),
     "evaluate": (
         *DRAWING,
-        ("--sampler", str, "ddim, ddpm, dpm_solver_pp or heun (what its card says; dpm_solver_pp)"),
+        ("--sampler", str, "ddim, ddpm, dpm_solver_pp, heun or sde_dpm_solver_pp (what its card "
+         "says; dpm_solver_pp)"),
         ("--steps", int, "network evaluations a picture, about (what its card says; 20)"),
         ("--data", ..., "real pictures: folder:PATH, another source, or reference:cats32"),
         ("--held-out", str, "others (#held_out beside #train, test/ beside train/)"),

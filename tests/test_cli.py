@@ -100,7 +100,8 @@ def test_an_animation_has_thirty_frames_at_most(
     assert [len(frames) for frames in counted] == [4, 31, 26]
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun", "dpm_solver_pp"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun", "dpm_solver_pp",
+                                     "sde_dpm_solver_pp"])
 def test_every_sampler_and_every_way_to_name_a_checkpoint(run: Path, tmp_path: Path,
                                                           sampler: str) -> None:
     for i, name in enumerate([run, run / "checkpoints/step_00000003",

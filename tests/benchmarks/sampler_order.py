@@ -12,7 +12,7 @@ error over the next one,
 steps doubling. The picture's includes the last step, from t = T/steps - 1 to no noise at all, which
 is first order in all.
 
-Second table: mean and covariance of points drawn by all four from two correlated Gaussian channels
+Second table: mean and covariance of points drawn by all from two correlated Gaussian channels
 at T = 1000, in standard
 errors of that many points: chance alone stays below 4. Beyond it is the sampler's own error at that
 number of steps.
@@ -38,6 +38,7 @@ RECOVERY_STEPS = {
     "ddim": (50, 250, 1000),
     "heun": (25, 100, 250),
     "dpm_solver_pp": (20, 50, 100),
+    "sde_dpm_solver_pp": (25, 50, 100),
 }
 SCHEDULES = (("linear", False), ("linear", True), ("cosine", False))
 

@@ -38,6 +38,7 @@ from diffusion_lib.core.samplers import (
     dpm_solver_pp,
     heun,
     last_step,
+    sde_dpm_solver_pp,
     timesteps_trailing,
 )
 from diffusion_lib.core.schedules import (
@@ -418,7 +419,8 @@ def test_x_T_and_the_noise_after_it():
 # standard deviation in the
 # mean, 0.7 % in a variance); ddpm and ddim need far more for it than the two of second order.
 @pytest.mark.parametrize("name, steps", [
-    ("ddpm", 1000), ("ddim", 500), ("heun", 100), ("dpm_solver_pp", 60)])
+    ("ddpm", 1000), ("ddim", 500), ("heun", 100), ("dpm_solver_pp", 60),
+    ("sde_dpm_solver_pp", 100)])
 @pytest.mark.parametrize("schedule, snr0, prediction", [
     ("cosine", False, "epsilon"), ("cosine", True, "v")])
 def test_samplers_recover_a_gaussian_within_sampling_error(schedule, snr0, prediction, name, steps):
@@ -431,6 +433,44 @@ def test_samplers_recover_a_gaussian_within_sampling_error(schedule, snr0, predi
     # five numbers of which chance alone takes one beyond 4 in 3,000 such tests; seeds fixed: no
     # flicker
     assert off < 4
+
+
+# under 15 and above, where diffusers' rules for the last steps differ
+@pytest.mark.parametrize("steps", [10, 40, 27])
+@pytest.mark.parametrize("name, snr0, prediction", [p for p in PROCESSES if not p[1]])
+@torch.no_grad()
+def test_sde_dpm_solver_pp_trajectory_against_diffusers(name, snr0, prediction, steps):
+    diffusion = GaussianDiffusion(make_betas(name, 1000), prediction)
+    model = in_language(diffusion, Curved(0.7))
+    scheduler = theirs(
+        DPMSolverMultistepScheduler, diffusion, steps, algorithm_type="sde-dpmsolver++",
+        solver_order=2, solver_type="midpoint", final_sigmas_type="zero", lower_order_final=True,
+    )  # fmt: skip
+    how = dict(steps=steps, x_T=randn(0, *SHAPE), clip=False)
+    ours = list(sde_dpm_solver_pp(diffusion, model, SHAPE, **how))
+    fresh = noise_as_ours(range(SHAPE[0]), SHAPE, skip=1)
+    x, differences = ours[0].x_t, []
+    for now, after in zip(ours, ours[1:], strict=False):
+        said, noise = model(x, torch.full((3,), now.t)), fresh()
+        x = scheduler.step(said, now.t, x, variance_noise=noise).prev_sample
+        differences.append((after.x_t - x).abs().max() / x.abs().max())
+    print(f"sde_dpm_solver_pp, {name}, {prediction}, {steps} steps: "
+          f"largest relative difference {largest(differences):.1e}")
+    assert largest(differences) < 1e-5
+    # the comparison does notice the second order
+    first = last_step(ddpm(diffusion, model, SHAPE, **how)).x_t
+    assert (first - x).abs().max() / x.abs().max() > 1e-4
+
+
+def test_ddpm_draws_too_much_alike_in_few_steps_and_the_extrapolated_guess_mends_it():
+    diffusion = GaussianDiffusion(cosine_beta_schedule(1000))
+    lost = {}
+    for name in ("ddpm", "sde_dpm_solver_pp"):
+        _, covariance_error, _ = gaussian_errors(diffusion, name, 25)
+        lost[name] = -float(covariance_error.diag().mean())
+    print("variance lost in 25 steps:", lost)
+    assert lost["ddpm"] > 0.04
+    assert abs(lost["sde_dpm_solver_pp"]) < lost["ddpm"] / 4
 
 
 def test_too_few_steps_of_ddpm_are_noticed():
@@ -544,7 +584,7 @@ def test_guidance_formula():
 
 @torch.no_grad()
 def test_guided_sampling():
-    """All four samplers take the guided model as any other, and guidance in ε is guidance in x̂_0.
+    """All samplers take the guided model as any other, and guidance in ε is guidance in x̂_0.
     """
     diffusion, model = GaussianDiffusion(cosine_beta_schedule(1000), "x0"), Labelled(0.2)
 
