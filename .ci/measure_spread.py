@@ -1,0 +1,93 @@
+"""Do samples differ from one another as much as photographs do? Each plan draws the same seeds.
+
+    python .ci/measure_spread.py catfaces128 catfaces128_guide \
+        --data folder:data/catfaces128#train --json spread.json \
+        --plans ddpm:25:2.8:600-1000:3 sde_dpm_solver_pp:25:2.8:600-1000:2
+
+A plan is SAMPLER:STEPS:SCALE:FIRST-END:SPACING, guided where FIRST ≤ t < END (scale 1: nowhere).
+The spread is the standard deviation of the latents over the pictures (root mean square over places
+and channels), over that of as many held-out photographs' latents. Beside it stand what `evaluate`
+measures, and how alike the eyes are (measure_push.py).
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from measure_push import alike, eyes_alike
+
+from diffusion_lib import autoguided, load_model, sample, to_float
+from diffusion_lib.data.sources import in_batches, to_uint8
+from diffusion_lib.measuring import catface, metrics
+from diffusion_lib.measuring.report import feature_network, real_pictures, small
+from diffusion_lib.saving.files import whole
+
+
+class Undecoded(nn.Module):
+    """In place of a decoder: hands latents back as they are."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z
+
+
+def spread(z: Tensor) -> float:
+    """Standard deviation over pictures (N, C, H, W), root mean square over their numbers."""
+    return float(z.var(dim=0).mean().sqrt())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("guide")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--held-out")
+    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plans", nargs="+", required=True)
+    parser.add_argument("--json", required=True)
+    a = parser.parse_args()
+    trained, worse = load_model(a.model), load_model(a.guide)
+    code = trained.autoencoder
+    train, held_out, _ = real_pictures(a.data, a.held_out, 128)
+    judges = {kind: feature_network(kind) for kind in ("catface", "classifier")}
+    real = {kind: (in_batches(j, train), in_batches(j, held_out)) for kind, j in judges.items()}
+    pixels = small(train), small(held_out)
+    with torch.inference_mode():
+        wide = spread(torch.cat([code.encode(x) for x in to_float(held_out[: a.n]).split(32)]))
+    told = {"n": a.n, "seed": a.seed, "rows": []}
+    for plan in a.plans:
+        sampler, steps, scale, where, spacing = plan.split(":")
+        first, end = map(int, where.split("-"))
+        model = trained.model if float(scale) == 1 else autoguided(
+            trained.model, worse.model, float(scale), interval=(first, end))
+        z = sample(model, trained.diffusion, a.n, sampler=sampler, steps=int(steps), seed=a.seed,
+                   spacing=float(spacing), batch_size=50, autoencoder=Undecoded())
+        with torch.inference_mode():
+            drawn = torch.cat([to_uint8(code.decode(x).clamp(-1, 1)) for x in z.split(32)])
+        row = {"sampler": sampler, "steps": int(steps), "scale": float(scale), "first": first,
+               "end": end, "spacing": float(spacing), "spread": round(spread(z) / wide, 3)}
+        for kind, judge in judges.items():
+            rows = in_batches(judge, drawn)
+            d = metrics.frechet_distance(rows, *real[kind], n=a.n)
+            row[kind] = {"frechet": [round(v, 4) for v in (d.value, d.low, d.high, d.floor)]}
+            for name, m in zip(("precision", "recall"),
+                               metrics.precision_recall(rows, *real[kind], n=a.n), strict=True):
+                row[kind][name] = round(m.value, 3)
+        near = metrics.nearest(small(drawn), *pixels, n=a.n, what="pixels")
+        row["pixels"] = [round(v, 3) for v in (near.value, near.low, near.high)]
+        row["face"] = round(catface.face_share(drawn, n=a.n, floor=0, note="").value, 3)
+        row["eyes"] = alike(eyes_alike(drawn))
+        told["rows"].append(row)
+        print(row, flush=True)
+        with whole(a.json) as temporary:
+            temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
