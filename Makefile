@@ -72,9 +72,9 @@ badges:
 	@$(PYTHON) .ci/badges.py $(REPOSITORY)
 
 figures: setup
-	@$(VENV)/python -m diffusion_lib sample catfaces128 --n 32 --seed 0 --sampler ddpm --steps 25 \
+	@$(VENV)/python -m diffusion_lib sample catfaces128 --n 32 --seed 0 \
 		--columns 8 --grid figures/catfaces128_grid.webp
-	@$(VENV)/python -m diffusion_lib sample catfaces128 --n 8 --seed 0 --sampler ddpm --steps 25 \
+	@$(VENV)/python -m diffusion_lib sample catfaces128 --n 8 --seed 0 \
 		--columns 4 --animation figures/catfaces128.webp
 	@$(VENV)/python -m diffusion_lib sample toycats32 --n 64 --seed 0 --sampler ddim --steps 25 \
 		--columns 16 --scale 2 --grid figures/toycats32_grid.webp
