@@ -58,9 +58,29 @@ def main() -> None:
     judges = {kind: feature_network(kind) for kind in ("catface", "classifier")}
     real = {kind: (in_batches(j, train), in_batches(j, held_out)) for kind, j in judges.items()}
     pixels = small(train), small(held_out)
+
+    def measured(drawn: Tensor) -> dict:
+        found = {}
+        for kind, judge in judges.items():
+            rows = in_batches(judge, drawn)
+            d = metrics.frechet_distance(rows, *real[kind], n=a.n)
+            precision, recall = metrics.precision_recall(rows, *real[kind], n=a.n)
+            found[kind] = {"frechet": [round(v, 4) for v in (d.value, d.low, d.high, d.floor)],
+                           "precision": round(precision.value, 3),
+                           "recall": round(recall.value, 3)}
+        near = metrics.nearest(small(drawn), *pixels, n=a.n, what="pixels")
+        found["pixels"] = [round(v, 3) for v in (near.value, near.low, near.high)]
+        found["face"] = round(catface.face_share(drawn, n=a.n, floor=0, note="").value, 3)
+        found["eyes"] = alike(eyes_alike(drawn))
+        return found
+
+    def decoded(z: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([to_uint8(code.decode(x).clamp(-1, 1)) for x in z.split(32)])
+
     with torch.inference_mode():
-        wide = spread(torch.cat([code.encode(x) for x in to_float(held_out[: a.n]).split(32)]))
-    told = {"n": a.n, "seed": a.seed, "rows": []}
+        kept = torch.cat([code.encode(x) for x in to_float(held_out[: a.n]).split(32)])
+    told = {"n": a.n, "seed": a.seed, "encoded and decoded": measured(decoded(kept)), "rows": []}
     for plan in a.plans:
         sampler, steps, scale, where, spacing = plan.split(":")
         first, end = map(int, where.split("-"))
@@ -68,21 +88,9 @@ def main() -> None:
             trained.model, worse.model, float(scale), interval=(first, end))
         z = sample(model, trained.diffusion, a.n, sampler=sampler, steps=int(steps), seed=a.seed,
                    spacing=float(spacing), batch_size=50, autoencoder=Undecoded())
-        with torch.inference_mode():
-            drawn = torch.cat([to_uint8(code.decode(x).clamp(-1, 1)) for x in z.split(32)])
         row = {"sampler": sampler, "steps": int(steps), "scale": float(scale), "first": first,
-               "end": end, "spacing": float(spacing), "spread": round(spread(z) / wide, 3)}
-        for kind, judge in judges.items():
-            rows = in_batches(judge, drawn)
-            d = metrics.frechet_distance(rows, *real[kind], n=a.n)
-            row[kind] = {"frechet": [round(v, 4) for v in (d.value, d.low, d.high, d.floor)]}
-            for name, m in zip(("precision", "recall"),
-                               metrics.precision_recall(rows, *real[kind], n=a.n), strict=True):
-                row[kind][name] = round(m.value, 3)
-        near = metrics.nearest(small(drawn), *pixels, n=a.n, what="pixels")
-        row["pixels"] = [round(v, 3) for v in (near.value, near.low, near.high)]
-        row["face"] = round(catface.face_share(drawn, n=a.n, floor=0, note="").value, 3)
-        row["eyes"] = alike(eyes_alike(drawn))
+               "end": end, "spacing": float(spacing),
+               "spread": round(spread(z) / spread(kept), 3), **measured(decoded(z))}
         told["rows"].append(row)
         print(row, flush=True)
         with whole(a.json) as temporary:
