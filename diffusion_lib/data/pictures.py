@@ -95,7 +95,7 @@ def encode_animation(
                          f"not fps {fps} and {len(frames)} frames of sizes {sorted(sizes)}")
     durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * hold)]
     every: dict[str, dict[str, Any]] = {
-        "gif": {"optimize": True}, "webp": {"quality": 80, "method": 4}}
+        "gif": {"optimize": True}, "webp": {"quality": 70, "method": 6}}
     buffer = io.BytesIO()
     frames[0].save(buffer, format.upper(), save_all=True, append_images=frames[1:],
                    duration=durations, loop=0, **every[format])
