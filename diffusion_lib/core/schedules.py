@@ -34,10 +34,8 @@ def _betas_from_alphas_cumprod(
         raise ValueError(
             "these settings leave nothing of the picture before the last timestep; use milder ones"
         )
-    betas = [
-        1 - after / before
-        for before, after in zip(alphas_cumprod, alphas_cumprod[1:], strict=False)
-    ]
+    neighbours = zip(alphas_cumprod, alphas_cumprod[1:], strict=False)
+    betas = [1 - after / before for before, after in neighbours]
     return torch.tensor(betas, dtype=torch.float64).clamp(max=max_beta)
 
 
@@ -146,8 +144,7 @@ def shift_snr(betas: Tensor, factor: float) -> Tensor:
     before = torch.cat([torch.ones(1, dtype=torch.float64), shifted[:-1]])
     return 1 - shifted / before
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
-    "linear": linear_beta_schedule,
-    "cosine": cosine_beta_schedule,
+    "linear": linear_beta_schedule, "cosine": cosine_beta_schedule,
     "sigmoid": sigmoid_beta_schedule,
 }
 

@@ -181,11 +181,9 @@ class UNetConfig:
     augment_dim: int = 0
 
     def __post_init__(self) -> None:
-        groups = (
-            min(32, max(1, self.channels // 4))
-            if self.norm_num_groups is None
-            else self.norm_num_groups
-        )
+        groups = self.norm_num_groups
+        if groups is None:
+            groups = min(32, max(1, self.channels // 4))
         out = self.in_channels if self.out_channels is None else self.out_channels
         for name, value in (
             ("out_channels", out), ("channel_mults", tuple(self.channel_mults)),
@@ -211,10 +209,9 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig | None = None, **settings: Any):
         super().__init__()
         self.config = c = UNetConfig(**settings) if config is None else replace(config, **settings)
-        self.image_size, self.in_channels, self.patch_size = (
-            c.image_size, c.in_channels, c.patch_size,
-        )
-        self.num_classes, self.augment_dim = c.num_classes, c.augment_dim
+        self.image_size, self.in_channels = c.image_size, c.in_channels
+        self.patch_size, self.num_classes = c.patch_size, c.num_classes
+        self.augment_dim = c.augment_dim
         widths, time_dim, groups = c.widths, 4 * c.channels, c.norm_num_groups
 
         def res(c_in: int, c_out: int) -> ResBlock:
@@ -249,10 +246,8 @@ class UNet(nn.Module):
 
         self.up_blocks = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
-            resnets = [
-                res((at if j == 0 else width) + kept.pop(), width)
-                for j in range(c.blocks_per_level + 1)
-            ]
+            resnets = [res((at if j == 0 else width) + kept.pop(), width)
+                       for j in range(c.blocks_per_level + 1)]
             attentions = [attend(width, c.attention[i]) for _ in resnets]
             self.up_blocks.append(
                 Level(resnets, attentions, upsamplers=[] if i == 0 else [Upsample(width)])
@@ -361,9 +356,8 @@ def check_settings(c: UNetConfig) -> None:
                 f"norm_num_groups {groups} does not divide a level's {width} channels; "
                 f"use a divisor of {math.gcd(*c.widths)}."
             )
-    for width in [
-        width for width, yes in zip(c.widths, c.attention, strict=True) if yes
-    ] + c.widths[-1:]:
+    attending = [width for width, yes in zip(c.widths, c.attention, strict=True) if yes]
+    for width in attending + c.widths[-1:]:
         if head is not None and (head < 1 or width % head):
             raise ValueError(
                 f"attention_head_dim {head} does not divide a level's {width} channels; "
