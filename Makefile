@@ -5,6 +5,7 @@ LAB_ARGS ?=
 VENV := .venv/bin
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+NOTEBOOKS_RUN := OMP_NUM_THREADS=1 PYTHONPATH=tests/plugins $(VENV)/python -m pytest -q -n 2 --dist loadfile -p nbval_kernels $(NBVAL)
 
 .PHONY: help setup lab test test-lib coverage test-notebooks test-with-data test-browser notebooks class figures references site badges lint clean
 
@@ -47,12 +48,12 @@ coverage: setup
 
 # two at a time, a thread each: quicker than one after the other with two threads
 test-notebooks: setup
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -n 2 --dist loadfile $(NBVAL) notebooks
+	@$(NOTEBOOKS_RUN) notebooks
 
 # what may look at data/: the tests of data and, as a proof, one notebook (a guard holds that no notebook's code names a folder of
 # pictures; the tests of the command line name folders of their own)
 test-with-data: setup
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -n 2 --dist loadfile $(NBVAL) tests/data \
+	@$(NOTEBOOKS_RUN) tests/data \
 		notebooks/06_cats_32_to_128.ipynb
 
 test-browser: setup

@@ -56,16 +56,22 @@ def alike(found: Tensor) -> list[float]:
     return [round(float(found.mean()), 3), round(2 * float(found.std()) / len(found) ** 0.5, 3)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def plans_parser(description: str, n: int) -> argparse.ArgumentParser:
+    """What a program that compares plans asks for; n samples a plan."""
+    parser = argparse.ArgumentParser(description=description.split("\n\n")[0])
     parser.add_argument("model")
     parser.add_argument("guide")
     parser.add_argument("--data", required=True)
     parser.add_argument("--held-out")
-    parser.add_argument("--n", type=int, default=192)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--n", type=int, default=n)
     parser.add_argument("--plans", nargs="+", required=True)
     parser.add_argument("--json", required=True)
+    return parser
+
+
+def main() -> None:
+    parser = plans_parser(__doc__, n=192)
+    parser.add_argument("--steps", type=int, default=25)
     a = parser.parse_args()
     trained, worse = load_model(a.model), load_model(a.guide)
     train, held_out, _ = real_pictures(a.data, a.held_out, 128)

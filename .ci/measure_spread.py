@@ -10,7 +10,6 @@ and channels), over that of as many held-out photographs' latents. Beside it sta
 measures, and how alike the eyes are (measure_push.py).
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from measure_push import alike, eyes_alike
+from measure_push import alike, eyes_alike, plans_parser
 
 from diffusion_lib import autoguided, load_model, sample, to_float
 from diffusion_lib.data.sources import in_batches, to_uint8
@@ -42,15 +41,8 @@ def spread(z: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("model")
-    parser.add_argument("guide")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--held-out")
-    parser.add_argument("--n", type=int, default=500)
+    parser = plans_parser(__doc__, n=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plans", nargs="+", required=True)
-    parser.add_argument("--json", required=True)
     a = parser.parse_args()
     trained, worse = load_model(a.model), load_model(a.guide)
     code = trained.autoencoder

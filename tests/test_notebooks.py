@@ -7,6 +7,7 @@ notebooks is `make test-notebooks`.
 
 import ast
 import copy
+import importlib
 import re
 import shlex
 import subprocess
@@ -583,8 +584,12 @@ def test_notebook_04_stopped_at_step_12_reports_12_steps(capsys, monkeypatch) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kernels talk through ports there")
-def test_no_two_kernels_share_a_place_to_talk() -> None:
-    """With ports, two that start at once may be given the same one (conftest.py)."""
+def test_no_two_kernels_share_a_place_to_talk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ports, two that start at once may be given the same one (plugins/nbval_kernels.py)."""
+    assert "-p nbval_kernels" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    monkeypatch.syspath_prepend(ROOT / "tests" / "plugins")
+    monkeypatch.setattr(nbval.kernel, "KernelManager", nbval.kernel.KernelManager)  # put back
+    importlib.import_module("nbval_kernels")
     places = []
     for _ in range(2):
         kernels = nbval.kernel.KernelManager(kernel_name="python3")

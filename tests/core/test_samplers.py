@@ -212,36 +212,39 @@ def test_ddim_steps_against_diffusers(name, snr0, prediction, clip):
 @pytest.mark.parametrize("steps", [10, 40, 27])
 # it replaces ᾱ = 0 by 2⁻²⁴
 @pytest.mark.parametrize("name, snr0, prediction", [p for p in PROCESSES if not p[1]])
+@pytest.mark.parametrize("sampler, algorithm, first_order", [
+    (dpm_solver_pp, "dpmsolver++", ddim), (sde_dpm_solver_pp, "sde-dpmsolver++", ddpm)])
 @torch.no_grad()
-def test_dpm_solver_pp_trajectory_against_diffusers(name, snr0, prediction, steps):
+def test_dpm_solvers_trajectories_against_diffusers(
+    sampler, algorithm, first_order, name, snr0, prediction, steps
+):
     diffusion = GaussianDiffusion(make_betas(name, 1000), prediction)
     model = in_language(diffusion, Curved(0.7))
     scheduler = theirs(
-        DPMSolverMultistepScheduler, diffusion, steps, algorithm_type="dpmsolver++", solver_order=2,
+        DPMSolverMultistepScheduler, diffusion, steps, algorithm_type=algorithm, solver_order=2,
         solver_type="midpoint", final_sigmas_type="zero", lower_order_final=True,
     )  # fmt: skip
-    ours = list(
-        dpm_solver_pp(diffusion, model, SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False)
-    )
+    how = dict(steps=steps, x_T=randn(0, *SHAPE), clip=False)
+    ours = list(sampler(diffusion, model, SHAPE, **how))
     assert [s.t for s in ours[:-1]] == scheduler.timesteps.tolist()
+    fresh = noise_as_ours(range(SHAPE[0]), SHAPE, skip=1)
     x, differences = ours[0].x_t, []
     # its own x all along: differences may add up
     for now, after in zip(ours, ours[1:], strict=False):
-        x = scheduler.step(model(x, torch.full((3,), now.t)), now.t, x).prev_sample
+        said, noise = model(x, torch.full((3,), now.t)), fresh()
+        x = scheduler.step(said, now.t, x, variance_noise=noise).prev_sample
         differences.append((after.x_t - x) / x.abs().max())
     worst = largest(differences)
     # diffusers steps in float32, which √ᾱ = 5e-5 at the start of the cosine schedule magnifies
     # where x̂_0 comes from ε
     print(
-        f"dpm_solver_pp, {name}, {prediction}, {steps} steps: "
+        f"{algorithm}, {name}, {prediction}, {steps} steps: "
         f"largest relative difference {worst:.1e}"
     )
     assert worst < 1e-5
-    first_order = last_step(
-        ddim(diffusion, model, SHAPE, steps=steps, x_T=randn(0, *SHAPE), clip=False)
-    ).x_t
     # the comparison does notice the second order
-    assert (first_order - x).abs().max() / x.abs().max() > 1e-4
+    first = last_step(first_order(diffusion, model, SHAPE, **how)).x_t
+    assert (first - x).abs().max() / x.abs().max() > 1e-4
 
 
 @torch.no_grad()
@@ -433,33 +436,6 @@ def test_samplers_recover_a_gaussian_within_sampling_error(schedule, snr0, predi
     # five numbers of which chance alone takes one beyond 4 in 3,000 such tests; seeds fixed: no
     # flicker
     assert off < 4
-
-
-# under 15 and above, where diffusers' rules for the last steps differ
-@pytest.mark.parametrize("steps", [10, 40, 27])
-@pytest.mark.parametrize("name, snr0, prediction", [p for p in PROCESSES if not p[1]])
-@torch.no_grad()
-def test_sde_dpm_solver_pp_trajectory_against_diffusers(name, snr0, prediction, steps):
-    diffusion = GaussianDiffusion(make_betas(name, 1000), prediction)
-    model = in_language(diffusion, Curved(0.7))
-    scheduler = theirs(
-        DPMSolverMultistepScheduler, diffusion, steps, algorithm_type="sde-dpmsolver++",
-        solver_order=2, solver_type="midpoint", final_sigmas_type="zero", lower_order_final=True,
-    )  # fmt: skip
-    how = dict(steps=steps, x_T=randn(0, *SHAPE), clip=False)
-    ours = list(sde_dpm_solver_pp(diffusion, model, SHAPE, **how))
-    fresh = noise_as_ours(range(SHAPE[0]), SHAPE, skip=1)
-    x, differences = ours[0].x_t, []
-    for now, after in zip(ours, ours[1:], strict=False):
-        said, noise = model(x, torch.full((3,), now.t)), fresh()
-        x = scheduler.step(said, now.t, x, variance_noise=noise).prev_sample
-        differences.append((after.x_t - x).abs().max() / x.abs().max())
-    print(f"sde_dpm_solver_pp, {name}, {prediction}, {steps} steps: "
-          f"largest relative difference {largest(differences):.1e}")
-    assert largest(differences) < 1e-5
-    # the comparison does notice the second order
-    first = last_step(ddpm(diffusion, model, SHAPE, **how)).x_t
-    assert (first - x).abs().max() / x.abs().max() > 1e-4
 
 
 def test_ddpm_draws_too_much_alike_in_few_steps_and_the_extrapolated_guess_mends_it():
