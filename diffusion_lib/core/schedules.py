@@ -143,6 +143,8 @@ def shift_snr(betas: Tensor, factor: float) -> Tensor:
     shifted = factor * alphas_cumprod / (factor * alphas_cumprod + 1 - alphas_cumprod)
     before = torch.cat([torch.ones(1, dtype=torch.float64), shifted[:-1]])
     return 1 - shifted / before
+
+
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "linear": linear_beta_schedule, "cosine": cosine_beta_schedule,
     "sigmoid": sigmoid_beta_schedule,
