@@ -21,13 +21,20 @@ A, B, C = 3.4445, -4.7750, 2.0315
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
     """U S Vᵀ -> about U Vᵀ, for a stack of matrices (K, rows, columns), by Newton-Schulz rounds:
     products only, no decomposition.
+
+    Each round multiplies x from the left by a polynomial in x xᵀ, which is small and square. So the
+    rounds are worked out there, and the wide matrix is touched at the start and at the end only.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value above 1
+    square = x @ x.mT                                                            # (K, rows, rows)
+    one = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    all_rounds = one
     for _ in range(rounds):
-        square = x @ x.mT                                                        # (K, rows, rows)
-        x = A * x + (B * square + C * square @ square) @ x
+        this = A * one + B * square + C * square @ square
+        square, all_rounds = this @ square @ this, this @ all_rounds
+    x = all_rounds @ x
     return x.mT if tall else x
 
 

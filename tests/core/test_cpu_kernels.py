@@ -10,12 +10,14 @@ from torch.nn import functional as F
 from diffusion_lib import UNet
 from diffusion_lib.core.cpu_kernels import (
     QuickAttention,
+    QuickAttentionBlock,
     QuickGroupNorm,
     QuickUpsample,
     enlarge_and_convolve,
     quicken,
 )
 from diffusion_lib.core.transformer import Attention
+from diffusion_lib.core.unet import AttentionBlock
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -32,7 +34,8 @@ def gradients(norm, x, dy):
 @pytest.mark.parametrize("dtype, digits", [
     (torch.float64, 1e-11), (torch.float32, 2e-4), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("shape, groups", [
-    ((3, 32, 8, 8), 8), ((2, 24, 5, 7), 6), ((4, 16, 2, 2), 1), ((2, 16, 4, 4), 16)])
+    ((3, 32, 8, 8), 8), ((2, 24, 5, 7), 6), ((4, 16, 2, 2), 1), ((2, 16, 4, 4), 16),
+    ((2, 8, 32, 32), 4), ((1, 8, 33, 40), 2)])
 def test_group_norm_equals_pytorchs_with_its_gradients(shape, groups, dtype, digits):
     ours, theirs = QuickGroupNorm(groups, shape[1]), nn.GroupNorm(groups, shape[1])
     for norm in (ours, theirs):
@@ -42,6 +45,51 @@ def test_group_norm_equals_pytorchs_with_its_gradients(shape, groups, dtype, dig
     dy = randn(*shape, seed=3, dtype=dtype).to(memory_format=torch.channels_last)
     for a, b in zip(gradients(ours, x, dy), gradients(theirs, x, dy), strict=True):
         assert a.dtype == b.dtype and (a - b).abs().max() <= digits * b.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("dtype, digits", [
+    (torch.float64, 1e-11), (torch.float32, 1e-4), (torch.bfloat16, 0.05), (torch.float16, 0.01)])
+@pytest.mark.parametrize("size", [4, 32, 40])
+def test_group_norm_without_a_gradient_equals_pytorchs_and_keeps_the_order(size, dtype, digits):
+    x = (randn(2, 16, size, size) * 2 + 5).to(dtype).to(memory_format=torch.channels_last)
+    ours, theirs = QuickGroupNorm(4, 16).to(dtype), nn.GroupNorm(4, 16).to(dtype)
+    with torch.no_grad():
+        y = ours(x)
+        assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+        assert (y - theirs(x.contiguous())).abs().max() <= digits
+
+
+@pytest.mark.parametrize("pictures, pixels, heads", [(3, 16, 1), (5, 1024, 2), (2, 1600, 1)])
+def test_attention_in_slices_equals_plain_attention_with_its_gradients(pictures, pixels, heads):
+    """The last two take several slices; 1,600 pixels are more than a slice is meant to hold."""
+    plain = AttentionBlock(8, heads, 4, 1e-5)
+    plain.to_out[0].weight.data = randn(8, 8, seed=4)  # zero in a new one
+    quick = quicken(copy.deepcopy(plain))
+    assert type(quick) is QuickAttentionBlock
+    found = []
+    for module in (quick, plain):
+        x = randn(pictures, 8, int(pixels**0.5), int(pixels**0.5), seed=5).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = module(x)
+        y.float().backward(randn(*y.shape, seed=6))
+        found.append((y.detach(), x.grad, module.to_q.weight.grad, module.to_v.weight.grad))
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype and (a - b).abs().max() <= 0.05 * b.abs().max()
+
+
+def test_attention_in_slices_runs_only_where_it_is_quicker(monkeypatch):
+    block, softmaxes = quicken(AttentionBlock(8, 1, 4, 1e-5)), []
+    whole = torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax",
+                        lambda *given, **more: softmaxes.append(1) or whole(*given, **more))
+    x = randn(3, 8, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        block(x)  # no gradient
+    block(x)  # float32
+    assert not softmaxes
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        block(x)
+    assert len(softmaxes) == 2  # two pictures of 1,024 pixels, then one
 
 
 def test_the_quick_gradient_is_the_one_that_runs():

@@ -26,6 +26,20 @@ def test_directions_stay():
     assert (turned - turned.diag().diag()).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("shape", [(3, 16, 144), (2, 144, 16), (2, 24, 24), (1, 5, 40)])
+@pytest.mark.parametrize("rank", [1, 100])
+def test_its_rounds_are_newton_schulz_on_the_whole_matrix(shape, rank):
+    """Worked out on x xᵀ, which squares the singular values: small ones and none must survive."""
+    u, values, vh = torch.linalg.svd(randn(*shape), full_matrices=False)
+    values = torch.logspace(0, -3, values.shape[-1]).expand_as(values) * (
+        torch.arange(values.shape[-1]) < rank)
+    x = matrices = u * values[:, None] @ vh
+    x = x / x.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x @ x.mT @ x + 2.0315 * x @ x.mT @ x @ x.mT @ x
+    assert (orthogonalize(matrices) - x).norm() < 1e-3 * x.norm()
+
+
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
 def test_equals_pytorchs_muon(shape):
     """PyTorch's computes in bfloat16: three digits."""
