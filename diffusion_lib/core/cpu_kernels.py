@@ -20,7 +20,7 @@ channels. Written out as two products, in slices that fit a processor's cache, f
 backward together take 14 ms instead of 31. Where a text is read, float32 is as good: 8 ms instead
 of 39 (64 pictures of 256 pixels look at 16 words, 4 heads of 16 numbers).
 
-`tests/benchmarks/throughput.py` measures whole steps.
+`tests/benchmarks/cpu_kernels.py` measures whole passes.
 """
 
 from typing import Any
