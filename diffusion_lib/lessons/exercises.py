@@ -465,10 +465,14 @@ def suspicious(function: Callable) -> str:
     questions = {}
     for seed, copies in enumerate((3, 8, 0)):
         g = torch.Generator().manual_seed(seed)
-        train, held, x = (torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (40, 30, 20))
-        x[:copies] = train[:copies] + 0.01 * x[:copies]
+        train, held, x = (torch.randn(n, 3, generator=g, dtype=torch.float64)
+                          for n in (40, 400, 20))
+        x[:copies] = train[:copies] + 0.001 * x[:copies]
         x[-4:] *= 3
-        x[10:12] = held[:2] + 0.01 * x[10:12]
+        x[10:12] = held[:2] + 0.001 * x[10:12]
+        limits = nearest(held, train).quantile(torch.tensor([0, 0.01, 0.02, 0.05]).double())
+        for i in range(3):  # between the limits of the slips below
+            x[12 + i] = train[12 + i] + limits[i : i + 2].mean() * x[12 + i] / x[12 + i].norm()
         questions[f"{copies} copies among 20"] = (x, train, held)
     compare(function, questions, right, {
         "the nearest counts: take the smallest distance to a training picture, not the mean":
@@ -477,6 +481,10 @@ def suspicious(function: Callable) -> str:
             {"near": lambda x, y: torch.cdist(x, y).max(dim=1).values},
         "the limit is the quantile 0.01 of the held-out distances, not 0.99": {"part": 0.99},
         "the limit is the quantile 0.01, not the median": {"part": 0.5},
+        "the limit is the quantile 0.01: one new photograph in a hundred lies below it, not two":
+            {"part": 0.02},
+        "the limit is the quantile 0.01: one new photograph in a hundred lies below it, not five":
+            {"part": 0.05},
         "the limit is the quantile 0.01, not the smallest of the held-out distances": {"part": 0},
         "this is the share of those that are not suspicious": lambda *q: 1 - right(*q),
         "this is how many; asked for is the share": lambda *q: right(*q) * len(q[0]),
@@ -630,7 +638,7 @@ def scaling_factor(function: Callable) -> str:
         means = apart * size * torch.tensor([-2.0, 0.5, 1.0, 3.0])[:, None, None]
         sizes = size * torch.tensor([0.5, 1.0, 1.5, 2.0])[:, None, None]
         questions[f"latents of spread about {size}"] = (
-            means + sizes * torch.randn(6, 4, 5, 3, generator=g),)
+            means + sizes * torch.randn(8, 4, 16, 16, generator=g),)
     compare(function, questions, right, {
         "this is the spread itself; multiply latents by one over it": lambda z: float(z.std()),
         "this is one over the variance; the spread is its root": {"spread": lambda z: z.var()},
