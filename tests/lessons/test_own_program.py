@@ -144,7 +144,7 @@ def test_04_sixteen_drawings_are_learnt_by_heart_and_2048_are_not() -> None:
 
 
 def test_04_the_losses_tell_slips_of_the_training_from_those_of_the_sampler() -> None:
-    lines = printed("04", "exercise-1-losses").splitlines()
+    lines = printed("04", "exercise-1-programs").splitlines()
     loss = {line[:7].strip(): numbers(line[7:])[-1] for line in lines}
     assert loss["A"] == loss["C"] == loss["no slip"] < min(loss[p] for p in "BDE")
     assert loss["E"] == max(loss.values())
