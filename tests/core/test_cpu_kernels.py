@@ -59,37 +59,41 @@ def test_group_norm_without_a_gradient_equals_pytorchs_and_keeps_the_order(size,
         assert (y - theirs(x.contiguous())).abs().max() <= digits
 
 
-@pytest.mark.parametrize("pictures, pixels, heads", [(3, 16, 1), (5, 1024, 2), (2, 1600, 1)])
-def test_attention_in_slices_equals_plain_attention_with_its_gradients(pictures, pixels, heads):
-    """The last two take several slices; 1,600 pixels are more than a slice is meant to hold."""
-    plain = AttentionBlock(8, heads, 4, 1e-5)
-    plain.to_out[0].weight.data = randn(8, 8, seed=4)  # zero in a new one
+@pytest.mark.parametrize("size, heads, quick_runs", [(8, 1, True), (16, 4, True), (16, 1, False)])
+def test_attention_of_few_pixels_is_as_exact_as_plain_attention(size, heads, quick_runs):
+    """Also with scores of hundreds, which trained networks have: rounded to bfloat16 before the
+    softmax they would be off by one or two."""
+    plain = AttentionBlock(64, heads, 4, 1e-5)
     quick = quicken(copy.deepcopy(plain))
     assert type(quick) is QuickAttentionBlock
-    found = []
-    for module in (quick, plain):
-        x = randn(pictures, 8, int(pixels**0.5), int(pixels**0.5), seed=5).requires_grad_()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            y = module(x)
-        y.float().backward(randn(*y.shape, seed=6))
-        found.append((y.detach(), x.grad, module.to_q.weight.grad, module.to_v.weight.grad))
-    for a, b in zip(*found, strict=True):
-        assert a.dtype == b.dtype and (a - b).abs().max() <= 0.05 * b.abs().max()
+    q, k, v, dy = (randn(3, heads, size**2, 64 // heads, seed=i).bfloat16() for i in range(4))
+    found, q = [], q * 16
+    assert ((q @ k.mT).abs().max() * (64 // heads) ** -0.5) > 60
+    for module, dtype in ((plain, torch.float64), (plain, torch.bfloat16), (quick, torch.bfloat16)):
+        given = [each.to(dtype).requires_grad_() for each in (q, k, v)]
+        y = module.mixed(*given)
+        assert y.dtype == dtype
+        y.backward(dy.to(dtype))
+        found.append((y.detach(), *(each.grad for each in given)))
+    exact, plainly, quickly = ([each.double() for each in row] for row in found)
+    for true, a, b in zip(exact, plainly, quickly, strict=True):
+        assert (b - true).norm() <= 1.2 * (a - true).norm() + 1e-9
+    assert quick_runs == any((a != b).any() for a, b in zip(plainly, quickly, strict=True))
 
 
-def test_attention_in_slices_runs_only_where_it_is_quicker(monkeypatch):
-    block, softmaxes = quicken(AttentionBlock(8, 1, 4, 1e-5)), []
-    whole = torch.Tensor.softmax
-    monkeypatch.setattr(torch.Tensor, "softmax",
-                        lambda *given, **more: softmaxes.append(1) or whole(*given, **more))
-    x = randn(3, 8, 32, 32)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        block(x)  # no gradient
-    block(x)  # float32
-    assert not softmaxes
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        block(x)
-    assert len(softmaxes) == 2  # two pictures of 1,024 pixels, then one
+@pytest.mark.parametrize("change", [
+    lambda x: x[:, :16], lambda x: x[:1].expand(3, -1, -1, -1)[:, :16], lambda x: x[:, :16, ::2]])
+def test_group_norm_of_a_slice_is_plain(change):
+    big = randn(2, 32, 40, 40).to(memory_format=torch.channels_last).requires_grad_()
+    y = QuickGroupNorm(4, 16)(change(big))
+    y.sum().backward()
+    assert (y - nn.GroupNorm(4, 16)(change(big))).abs().max() < 1e-4
+
+
+def test_group_norm_without_weights_has_a_gradient():
+    x = randn(2, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    QuickGroupNorm(4, 16, affine=False)(x).square().sum().backward()
+    assert x.grad.isfinite().all()
 
 
 def test_the_quick_gradient_is_the_one_that_runs():
