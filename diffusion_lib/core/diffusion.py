@@ -28,7 +28,7 @@ class GaussianDiffusion:
     """
 
     def __init__(self, betas: Tensor, prediction: str = "epsilon") -> None:
-        self.betas = torch.as_tensor(betas, dtype=torch.float64).cpu()
+        self.betas = torch.as_tensor(betas).detach().cpu().double().clone()
         check_process(self.betas, prediction)
         self.alphas = 1 - self.betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
@@ -169,6 +169,11 @@ def check_process(betas: Tensor, prediction: str) -> None:
         t = int(wrong.nonzero()[0])
         raise ValueError(f"betas[{t}] = {betas[t].item()} lies outside (0, 1]; "
                          "each beta is a variance, try 1e-4 to 0.02")
+    bars = (1 - betas).cumprod(dim=0)
+    if bars[0] == 1 or (bars[:-1] == 0).any() and not (betas[:-1] == 1).any():
+        raise ValueError("these betas are too small at the start, or too large before the end: in "
+                         f"64 bits ᾱ goes from {bars[0].item()} to {bars[-1].item()} and is 0 or 1 "
+                         "where it must lie between; 1e-4 to 0.02 over 1,000 steps is usual")
     if (betas[:-1] == 1).any():
         t = int((betas[:-1] == 1).nonzero()[0])
         raise ValueError(

@@ -136,21 +136,21 @@ def guided(
     (c - u) + s (c' - u) …. negative: what to be guided away from, in place of "no class" or the
     empty caption u. null_label: the class that means "no class", K (the number of classes) when
     left out. interval: (first, end), guided only where first ≤ t < end; elsewhere what is wanted is
-    asked for plainly, s = 1, which is one evaluation, not two. rescale: 0 to 1, how far the answer
+    asked for plainly, s = 1, which is one evaluation, not two (without `also`). rescale: 0 to 1, how far the answer
     is brought back to the standard deviation of the conditional one. apg: the model's diffusion;
     the part of the push that is parallel to x̂_0 is then left out.
 
     Raises ValueError for a negative scale, for a label or a word that the model does not have, for
     a caption where the network reads none, for a model whose labels were never dropped in training
-    (s = 1 only), for an empty interval, a rescale outside 0 … 1 and, once called, for another
+    (one label, s = 1 only, or with `negative`), for an empty interval, a rescale outside 0 … 1 and, once called, for another
     number of labels or captions than pictures.
     """
     null = getattr(model, "num_classes", None) if null_label is None else null_label
     conditions = [condition(model, each, scale, null) for each in (wanted, *also)]
     if negative is None:
+        check_dropped(model, scale, bool(also))
         negative, null = ("" if hasattr(model, "read") else null), (null or 0) + 1
     nothing = condition(model, negative, scale, null)
-    check_dropped(model, scale)
     return Guided(model, conditions[0], scale, nothing, also=conditions[1:], interval=interval,
                   rescale=rescale, apg=apg)
 
@@ -285,10 +285,10 @@ def check_perturbed(looking: list[nn.Module], share: float) -> None:
                          "attention in some level, or guide by another network")
 
 
-def check_dropped(model: Model, scale: float) -> None:
+def check_dropped(model: Model, scale: float, several: bool) -> None:
     """Raises ValueError for a network that never learnt what "no class" is, asked to be guided."""
-    if scale != 1 and getattr(model, "label_drop", None) == 0:
-        raise ValueError(f"scale {scale} needs the network's answer without a class, which it "
+    if (scale != 1 or several) and getattr(model, "label_drop", None) == 0:
+        raise ValueError(f"{'also=' if several else f'scale {scale}'} needs the network's answer without a class, which it "
                          "never learnt: it was trained with label_drop 0; use scale 1, or train "
                          "it with --train.label_drop 0.1")
 

@@ -173,8 +173,7 @@ def sde_dpm_solver_pp(*arguments: Any, **settings: Any) -> Iterator[Step]:
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddpm": ddpm, "ddim": ddim, "heun": heun, "dpm_solver_pp": dpm_solver_pp,
-    "sde_dpm_solver_pp": sde_dpm_solver_pp,
-}
+    "sde_dpm_solver_pp": sde_dpm_solver_pp}
 
 
 def last_step(steps: Iterator[Step]) -> Step:
@@ -199,7 +198,7 @@ def sample(
     on_step(step, first seed of the batch) for every `Step`. progress: a bar. Raises ValueError for
     an unknown sampler, n or batch_size below 1, and what the sampler refuses.
     """
-    check_sample(n, batch_size, sampler, seed)
+    check_sample(n, batch_size, sampler, seed, model)
     autoencoder = autoencoder or getattr(model, "autoencoder", None)
     if shape is None:
         shape = model.in_channels, model.image_size, model.image_size  # type: ignore[attr-defined]
@@ -214,7 +213,8 @@ def sample(
         ):
             if on_step:
                 on_step(step, seeds[0])
-        made = autoencoder.to(step.x_t.device).decode(step.x_t) if autoencoder else step.x_t
+        with torch.no_grad():
+            made = autoencoder.to(step.x_t.device).decode(step.x_t) if autoencoder else step.x_t
         pictures.append(made.float().cpu())
     return torch.cat(pictures)
 
@@ -334,7 +334,18 @@ def check_noise(shape: Sequence[int], seeds: Sequence[int], x_T: Tensor | None) 
         raise ValueError(f"x_T holds {x_T.dtype} numbers; it is noise, torch.randn(shape)")
 
 
-def check_sample(n: int, batch_size: int, sampler: str, seed: int) -> None:
+def check_conditions(model: Any, n: int) -> None:
+    """Raises ValueError for a guided model that was asked for neither one label or caption nor n.
+    """
+    for each in (model.labels, model.nothing, *model.also):
+        if each is not None and (count := len(getattr(each, "tokens", each))) not in (1, n):
+            raise ValueError(f"{count} labels or captions for {n} pictures; give one for all, or "
+                             "one a picture")
+    if hasattr(model.worse, "part"):
+        check_conditions(model.worse, n)
+
+
+def check_sample(n: int, batch_size: int, sampler: str, seed: int, model: Any = None) -> None:
     """Raises ValueError for what `sample` cannot do."""
     for name, number in (("n, the number of pictures,", n), ("batch_size", batch_size)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -345,3 +356,5 @@ def check_sample(n: int, batch_size: int, sampler: str, seed: int) -> None:
         raise ValueError(
             f"the seed must be a whole number below 2 to the power of 63, not {seed!r}"
         )
+    if hasattr(model, "part"):
+        check_conditions(model, n)

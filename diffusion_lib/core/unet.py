@@ -272,7 +272,7 @@ class UNet(nn.Module):
         augment_dim); None means zeros. Raises ValueError for other shapes and dtypes, and for
         labels out of range (on a CPU only: a GPU would have to wait).
         """
-        check_input(self, x, t, condition)
+        check_input(self, x, t, condition, augment)
         dtype, text = x.dtype, (condition,) if isinstance(condition, Text) else ()
         time = self.time_embedding(t)  # (B, E)
         if self.class_embedding is not None:
@@ -391,7 +391,8 @@ def check_said(model: UNet, x: Tensor, said: Tensor | Text | None) -> None:
                          f"{dim}) and ({len(x)}, L) of torch.bool.")
 
 
-def check_input(model: UNet, x: Tensor, t: Tensor, said: Tensor | Text | None) -> None:
+def check_input(model: UNet, x: Tensor, t: Tensor, said: Tensor | Text | None,
+                augment: Tensor | None = None) -> None:
     """Raises ValueError, one line with the remedy, where pictures, times or labels are not what
     `model` takes.
     """
@@ -413,6 +414,12 @@ def check_input(model: UNet, x: Tensor, t: Tensor, said: Tensor | Text | None) -
             f"{', '.join(map(str, want))})."
         )
     check_said(model, x, said)
+    wanted = (len(x), model.augment_dim)
+    if augment is not None and not (
+            model.augment_dim and augment.shape == wanted and augment.is_floating_point()):
+        raise ValueError(f"augment is {augment.dtype} of shape {tuple(augment.shape)}; this "
+                         f"network takes floats of shape {wanted}"
+                         + ("." if model.augment_dim else ": it was built without augment_dim."))
     labels = None if isinstance(said, Text) else said
     for name, tensor in [("t", t)] + [("labels", labels)] * (labels is not None):
         if tensor.dtype != torch.int64 or tensor.shape != x.shape[:1]:

@@ -46,8 +46,11 @@ def encode_set(
 
 def encode(images: Tensor, autoencoder: Autoencoder, mirrored: bool, progress: bool) -> Tensor:
     """Latents of uint8 pictures, a batch at a time. Raises ValueError where their spread is far
-    from 1: the autoencoder never measured it.
+    from 1 (the autoencoder never measured it), and for an autoencoder in training mode.
     """
+    if autoencoder.training:
+        raise ValueError("the autoencoder is in training mode, where it measures every batch anew; "
+                         "call autoencoder.eval() first")
     device, parts = next(autoencoder.parameters()).device, []
     turns: list[Callable[[Tensor], Tensor]] = [lambda x: x, lambda x: x.flip(-1)]
     for turn in turns[: 1 + mirrored]:

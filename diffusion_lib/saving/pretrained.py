@@ -83,8 +83,8 @@ def _opened(path: Path) -> tuple[Path, dict]:
 
 def _weights(path: Path, state: dict, which: str) -> dict[str, Tensor]:
     if which == "ema":
-        stems = sorted(Path(name).stem for name in state["files"] if name.startswith("ema_"))
-        which = stems[-1] if stems else "model"
+        stems = [Path(name).stem for name in state["files"] if name.startswith("ema_")]
+        which = max(stems, key=lambda stem: int(stem.removeprefix("ema_")), default="model")
     return load_checkpoint(path, [which])[1][which]
 
 
@@ -205,7 +205,7 @@ def start_from(model: nn.Module, other: nn.Module) -> list[str]:
     the first convolution sees the mean of each patch, the last one answers the same for all its
     pixels. Raises ValueError if less than half of the network fits.
     """
-    own, theirs, new = model.state_dict(), other.state_dict(), []
+    own, theirs, new, fit = model.state_dict(), other.state_dict(), [], {}
     for name, weight in own.items():
         there = theirs.get(name)
         times = 1 if there is None else weight.numel() // there.numel()
@@ -216,11 +216,13 @@ def start_from(model: nn.Module, other: nn.Module) -> list[str]:
         if there is None or there.shape != weight.shape:
             new.append(name)
         else:
-            weight.copy_(there)
+            fit[name] = there
     total = sum(weight.numel() for weight in own.values())
     if (fits := 1 - sum(own[name].numel() for name in new) / total) < 0.5:
         raise ValueError(f"only {fits:.0%} of this network's weights have their like in the one to "
                          f"start from; make it like that one: {other.config}")
+    for name, there in fit.items():  # only now: a refused network is as it was
+        own[name].copy_(there)
     return new
 
 

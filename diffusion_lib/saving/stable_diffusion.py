@@ -171,6 +171,9 @@ def check_parts(model: Any, autoencoder: Autoencoder | None) -> None:
         raise ValueError("this network's pixels do not look at padding, those of a "
                          "StableDiffusionPipeline do, so it would draw something else; train one "
                          "with --text.mask_padding false")
+    if odd := [word for word in model.tokenizer.numbers if "'" in word or "_" in word]:
+        raise ValueError(f"CLIP's tokenizer cuts words like {odd[0]!r} in another way (apostrophes "
+                         "and underscores); train on captions without them")
     if (patch := autoencoder.config.patch_size) > 1 or model.unet.config.patch_size > 1:
         raise ValueError(f"patches of {max(patch, model.unet.config.patch_size)}: diffusers knows "
                          "no patches; train with patch_size 1")

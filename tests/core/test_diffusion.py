@@ -216,3 +216,17 @@ def test_bad_pictures_are_refused(refuses):
             diffusion.q_sample(pictures, torch.tensor(bad), pictures)
     with refuses(ValueError, "3 timesteps", "2 pictures", "one t a picture"):
         diffusion.q_sample(pictures, torch.zeros(3, dtype=torch.int64), pictures)
+
+
+@pytest.mark.parametrize("betas", [
+    linear_beta_schedule(1000, 1e-4, 0.99), torch.full((10,), 1e-17, dtype=torch.float64)])
+def test_betas_that_leave_nothing_or_everything_are_refused(betas):
+    with pytest.raises(ValueError, match="too small at the start, or too large before the end"):
+        GaussianDiffusion(betas, "v")
+
+
+def test_the_betas_are_its_own():
+    betas = cosine_beta_schedule(10)
+    process = GaussianDiffusion(betas)
+    betas[0] = 0.5
+    assert process.betas[0] != 0.5

@@ -28,6 +28,7 @@ from references import (
 )
 from torch import Tensor, nn
 
+from diffusion_lib.core.autoencoder import Autoencoder
 from diffusion_lib.core.diffusion import GaussianDiffusion
 from diffusion_lib.core.guidance import autoguided, guided, perturbed_attention
 from diffusion_lib.core.samplers import (
@@ -38,6 +39,7 @@ from diffusion_lib.core.samplers import (
     dpm_solver_pp,
     heun,
     last_step,
+    sample,
     sde_dpm_solver_pp,
     timesteps_trailing,
 )
@@ -47,7 +49,7 @@ from diffusion_lib.core.schedules import (
     make_betas,
     rescale_zero_terminal_snr,
 )
-from diffusion_lib.core.unet import AttentionBlock
+from diffusion_lib.core.unet import AttentionBlock, UNet
 from diffusion_lib.saving.pretrained import load_model
 
 ALL = list(SAMPLERS)
@@ -689,6 +691,9 @@ def test_bad_guidance_is_refused(refuses):
     never = Labelled()
     never.label_drop = 0.0
     guided(never, 0, 1)
+    guided(never, 0, 3, negative=1)  # both were learnt
+    with refuses(ValueError, "also=", "label_drop 0"):
+        guided(never, 0, 1, also=[1])
     for scale in (0, 0.5, 3):
         with refuses(ValueError, f"scale {scale}", "label_drop 0", "use scale 1"):
             guided(never, 0, scale)
@@ -860,3 +865,23 @@ def test_bad_autoguidance_is_refused(refuses):
         autoguided(small, random_unet(**{**SMALL, "image_size": 2 * small.image_size}), 2)
     with refuses(ValueError, "guided already, with scale 3", "one kind"):
         autoguided(guided(Labelled(), 1, 3), Curved(), 2)
+
+
+@pytest.mark.parametrize("asked, n, batch", [
+    ([0, 1, 2, 3, 4], 8, 4), ([0, 1, 2, 3, 4], 3, 64), ([0, 1], 3, 2)])
+def test_neither_one_label_nor_one_a_picture_is_refused_before_the_first_step(asked, n, batch):
+    """Sliced by batches, five labels for eight pictures had passed as four and one for all."""
+    model = UNet(image_size=8, channels=8, channel_mults=[1], attention=[False], num_classes=10)
+    process = GaussianDiffusion(cosine_beta_schedule(10))
+    labels = torch.tensor(asked)
+    for network in (guided(model, labels, 2.0), guided(model, 1, 2.0, also=[labels])):
+        with pytest.raises(ValueError, match=f"{len(asked)} labels or captions for {n} pictures"):
+            sample(network, process, n, steps=1, batch_size=batch)
+
+
+def test_decoding_keeps_no_gradient():
+    model = UNet(image_size=4, in_channels=4, channels=8, channel_mults=[1], attention=[False])
+    code = Autoencoder(image_size=16, latent_channels=4, channels=8, channel_mults=[1, 1, 1])
+    process = GaussianDiffusion(cosine_beta_schedule(10))
+    drawn = sample(model, process, 2, steps=1, shape=(4, 4, 4), autoencoder=code)
+    assert drawn.shape == (2, 3, 16, 16) and not drawn.requires_grad

@@ -217,3 +217,13 @@ def test_bad_input(change, words):
 def test_labels_for_a_network_without_classes():
     with pytest.raises(ValueError, match="this network has no classes"):
         UNet(**SMALL)(torch.zeros(1, 3, 16, 16), torch.tensor([0]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("augment_dim, augment", [
+    (0, torch.zeros(2, 4)), (4, torch.zeros(1, 4)), (4, torch.zeros(2, 5)),
+    (4, torch.zeros(2, 4, dtype=torch.int64))])
+def test_augment_of_another_shape_or_dtype_is_refused(augment_dim, augment):
+    model = UNet(image_size=8, channels=8, channel_mults=[1], attention=[False],
+                 augment_dim=augment_dim)
+    with pytest.raises(ValueError, match="augment is"):
+        model(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64), augment=augment)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from references import SMALL, random_unet
+from torch import nn
 
 from diffusion_lib import (
     GaussianDiffusion,
@@ -21,7 +22,7 @@ from diffusion_lib import (
 )
 from diffusion_lib.core.unet import UNet
 from diffusion_lib.saving import pretrained
-from diffusion_lib.saving.checkpoint import save_checkpoint
+from diffusion_lib.saving.checkpoint import read_state, save_checkpoint
 
 DIFFUSION = GaussianDiffusion(cosine_beta_schedule(20))
 
@@ -92,3 +93,19 @@ def test_an_unknown_table_lists_those_there_are(refuses, monkeypatch, tmp_path) 
     assert pretrained.shipped_table("arms")["cats32"]["n"] == 500
     with refuses(FileNotFoundError, "'legs'", "there are arms"):
         pretrained.shipped_table("legs")
+
+
+def test_the_last_of_many_averages_is_the_one_with_the_largest_number(tmp_path: Path) -> None:
+    folder = tmp_path / "step_0000001"
+    parts = {f"ema_{i}": nn.Linear(1, 1) for i in range(11)}
+    save_checkpoint(folder, parts, {}, {"model": {}, "step": 1})
+    found = pretrained._weights(folder, read_state(folder), "ema")
+    assert torch.equal(found["weight"], parts["ema_10"].weight)
+
+
+def test_a_network_that_is_refused_as_a_start_changes_nothing() -> None:
+    model, other = UNet(channels=8, channel_mults=[1, 2], attention=[False] * 2), UNet(channels=16, channel_mults=[1], attention=[False])
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(ValueError, match="have their like"):
+        pretrained.start_from(model, other)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
