@@ -167,6 +167,7 @@ def changes(words: Sequence[str], command: argparse.ArgumentParser) -> list[tupl
 
 def train(a: Namespace) -> None:
     """Train a model as a config says, command-line flags winning over it."""
+    from .saving.checkpoint import newest_checkpoint
     from .training.config import as_yaml
 
     config = settings(a)
@@ -180,6 +181,9 @@ def train(a: Namespace) -> None:
     if not a.resume and any((out / "checkpoints").glob("step_*")):
         raise FileExistsError(f"{out} already holds a run; add --resume to go on with it, "
                               "or choose another --out")
+    if a.resume and newest_checkpoint(out) is None:
+        raise FileNotFoundError(f"there is no checkpoint in {out} to resume from; leave --resume "
+                                "out to start anew")
     torch.manual_seed(config.train.seed)  # the weights the network starts from
     make = autoencoder_trainer if config.kind == "autoencoder" else diffusion_trainer
     trainer, names = make(config, out, resume=a.resume)
@@ -256,8 +260,12 @@ def start(model: Any, config: Any, resume: bool, part: Callable | None) -> Any:
     from .saving.pretrained import start_from
 
     if config.init and not resume:
-        other = part(lib.load_model(config.init)) if part else lib.load_autoencoder(config.init)
-        new = start_from(model, other)
+        loaded = lib.load_model(config.init) if part else lib.load_autoencoder(config.init)
+        new = start_from(model, part(loaded) if part else loaded)
+        if part and (before := loaded.diffusion.prediction) != config.diffusion.prediction:
+            warnings.warn(f"{config.init} was asked for {before}, this run asks for "
+                          f"{config.diffusion.prediction}: its weights answer another question; "
+                          f"--diffusion.prediction {before} keeps it", stacklevel=2)
         left = f", all but {len(new)} (first: {new[0]})" if new else ""
         print(f"starting from the weights of {config.init}{left}", flush=True)
     return model
@@ -582,8 +590,9 @@ def evaluate(a: Namespace) -> None:
     drops = getattr(trained.model, "label_drop", None) != 0  # else nobody taught it "no class"
     control = draw(a, trained.model, trained.diffusion) if asked and drops else None
     measures = lib.evaluate(samples, reference, n=a.n, judge=judge, label=wanted, control=control)
-    kept = ("checkpoint", "sampler", "steps", "spacing", "seed", "guidance",
-            "guidance_interval", "autoguidance")
+    kept = ("checkpoint", "sampler", "steps", "spacing", "seed", "guidance", "guidance_interval",
+            "autoguidance", "autoencoder", "class", "prompt", "negative_prompt", "also",
+            "held_out", "called")
     told = {name: getattr(a, name) for name in kept}
     told |= {"guide": guide_of(a, trained), "reference": reference.name,
              "features": reference.features, "judge": judge.card, "controls": reference.verdicts}
@@ -638,6 +647,8 @@ def evaluate_autoencoder(a: Namespace) -> None:
     from .measuring.reconstruction import reconstruction
     from .measuring.report import held_out_of, shuffled
 
+    check_unused(a, "an autoencoder draws nothing by itself", {
+        "checkpoint", "data", "held_out", "n", "json"})
     autoencoder, held_out = lib.load_autoencoder(a.checkpoint), held_out_of(a.data, a.held_out)
     warn_of_learnt(a, autoencoder.card)
     pictures = shuffled(lib.load_data(held_out, autoencoder.image_size,
@@ -647,6 +658,15 @@ def evaluate_autoencoder(a: Namespace) -> None:
     write_json(a, {"checkpoint": a.checkpoint, "data": held_out, "pictures": n}, measures)
     print(f"{a.checkpoint}: {n} pictures of {held_out}, encoded and decoded")
     print(*measures, sep="\n")
+
+
+def check_unused(a: Namespace, why: str, used: set[str]) -> None:
+    """Raises ValueError for a flag that was given and would not be looked at."""
+    for action in a.command._actions:
+        name = action.dest
+        if action.option_strings and name not in used | {"help", "traceback"} and \
+                getattr(a, name, action.default) != action.default:
+            raise ValueError(f"{action.option_strings[0]} has no effect here: {why}; leave it out")
 
 
 def write_json(a: Namespace, told: dict, measures: Sequence) -> None:

@@ -578,3 +578,16 @@ def test_a_card_says_how_its_model_draws(capsys, tmp_path):
     asked = parser().parse_args(["sample", "catfaces128"])
     settle_sampler(asked, {**own, "spacing": 1.5})
     assert (asked.sampler, asked.steps, asked.spacing) == (own["sampler"], own["steps"], 1.5)
+
+
+def test_a_start_that_was_asked_for_something_else_is_warned_of(run, config, tmp_path):
+    with pytest.warns(UserWarning, match="was asked for v, this run asks for epsilon"):
+        works("train", "--config", config, "--init", run, "--diffusion.prediction", "epsilon",
+              "--steps", 1, "--out", tmp_path / "other")
+
+
+def test_resuming_nothing_reads_no_pictures(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("diffusion_lib.load_data", lambda *_, **__: pytest.fail("was read"))
+    given = ["train", "--config", config, "--out", tmp_path / "typo", "--resume"]
+    assert main([str(each) for each in given]) == 2
+    assert "no checkpoint in" in capsys.readouterr().err and not (tmp_path / "typo").exists()

@@ -136,14 +136,14 @@ def guided(
     (c - u) + s (c' - u) …. negative: what to be guided away from, in place of "no class" or the
     empty caption u. null_label: the class that means "no class", K (the number of classes) when
     left out. interval: (first, end), guided only where first ≤ t < end; elsewhere what is wanted is
-    asked for plainly, s = 1, which is one evaluation, not two (without `also`). rescale: 0 to 1, how far the answer
-    is brought back to the standard deviation of the conditional one. apg: the model's diffusion;
-    the part of the push that is parallel to x̂_0 is then left out.
+    asked for plainly, s = 1, which is one evaluation, not two (without `also`). rescale: 0 to 1,
+    how far the answer is brought back to the standard deviation of the conditional one. apg: the
+    model's diffusion; the part of the push that is parallel to x̂_0 is then left out.
 
     Raises ValueError for a negative scale, for a label or a word that the model does not have, for
     a caption where the network reads none, for a model whose labels were never dropped in training
-    (one label, s = 1 only, or with `negative`), for an empty interval, a rescale outside 0 … 1 and, once called, for another
-    number of labels or captions than pictures.
+    (one label, s = 1 only, or with `negative`), for an empty interval, a rescale outside 0 … 1 and,
+    once called, for another number of labels or captions than pictures.
     """
     null = getattr(model, "num_classes", None) if null_label is None else null_label
     conditions = [condition(model, each, scale, null) for each in (wanted, *also)]
@@ -288,9 +288,9 @@ def check_perturbed(looking: list[nn.Module], share: float) -> None:
 def check_dropped(model: Model, scale: float, several: bool) -> None:
     """Raises ValueError for a network that never learnt what "no class" is, asked to be guided."""
     if (scale != 1 or several) and getattr(model, "label_drop", None) == 0:
-        raise ValueError(f"{'also=' if several else f'scale {scale}'} needs the network's answer without a class, which it "
-                         "never learnt: it was trained with label_drop 0; use scale 1, or train "
-                         "it with --train.label_drop 0.1")
+        raise ValueError(f"{'also=' if several else f'scale {scale}'} needs the network's answer "
+                         "without a class, which it never learnt: it was trained with label_drop "
+                         "0; use scale 1, or train it with --train.label_drop 0.1")
 
 
 def check_labels(labels: Tensor, classes: int | None) -> None:

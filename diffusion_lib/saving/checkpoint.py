@@ -93,11 +93,12 @@ def check_file(path: Path, files: dict[str, dict]) -> None:
     """Raises ValueError for a file that is missing, or is not the one that was saved."""
     if not path.exists() or path.name not in files:
         raise ValueError(f"{path.parent} is broken: {path.name} is missing; "
-                         "use the checkpoint before it")
+                         "use the checkpoint before it (remove this folder, and --resume does)")
     known = files[path.name]
     if path.stat().st_size != known["bytes"] or sha256(path) != known["sha256"]:
         raise ValueError(f"{path} is truncated or was changed (its sha256 differs from "
-                         "state.json's); use the checkpoint before it")
+                         "state.json's); use the checkpoint before it (remove this folder, and "
+                         "--resume does)")
 
 
 def newest_checkpoint(run: Path | str) -> Path | None:

@@ -30,7 +30,10 @@ def whole(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(temporary)  # left by a dead process of the same number, 1 in a container
         yield temporary
+        os.umask(mask := os.umask(0o077))  # there is no way to ask without setting
         for written in (temporary, *temporary.rglob("*")):
+            if written.is_file():  # safetensors makes files that only their owner can read
+                written.chmod(0o666 & ~mask)
             fsync(written)
         if temporary.is_dir() and path.is_dir():  # a full folder cannot be renamed onto
             os.replace(path, old)

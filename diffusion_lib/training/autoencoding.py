@@ -116,11 +116,16 @@ class AutoencoderTrainer(Trainer):
             return own
         return {"autoencoder": own, "critic": self.critic_optimizer.state_dict()}
 
+    def carried_over(self, optimizer: dict, same: bool) -> dict:
+        """The critic has an optimizer of its own, which stays."""
+        return optimizer if same else {"critic": optimizer.get("critic", {})}
+
     def load_more(self, weights: dict[str, dict], optimizer: dict, folder: object) -> None:
         if self.critic is not None and "critic" in weights:  # it may be new (--allow-changes)
             load_weights(self.critic, weights["critic"], folder)
             self.critic_optimizer.load_state_dict(optimizer["critic"])
-        super().load_more(weights, optimizer.get("autoencoder", optimizer), folder)
+        own = optimizer.get("autoencoder", {} if "critic" in optimizer else optimizer)
+        super().load_more(weights, own, folder)
 
 
 def check_critic(critic: nn.Module, pictures: Tensor) -> None:

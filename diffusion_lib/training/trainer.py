@@ -10,6 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -95,6 +96,7 @@ class Trainer:
         self.images = images.to(self.device)  # resident: no worker can be faster
         self.places = focus_map(config, images.shape[-2:], self.device)
         self.labels = labels.to(self.device) if getattr(model, "num_classes", None) else None
+        self.told = told_of(self.labels, self.captions if self.reads else (), self.attributes)
         self.data_name, self.classes = (
             getattr(data, "name", type(data).__name__), list(getattr(data, "classes", ())),
         )
@@ -292,7 +294,9 @@ class Trainer:
                 gradient_norm=self.meter.gradient_norm, images_per_second=speed,
                 seconds=log.seconds_before + seconds, **quarters,
             )
-        if (self.step % self.config.save_every == 0 or last) and self.saved != self.step:
+        # what precedes a bad step may be bad, too: it does not push out what is good
+        due = self.step % self.config.save_every == 0 and not self.meter.in_a_row
+        if (due or last) and self.saved != self.step:
             self.save()
 
     def _call_back(self) -> None:
@@ -317,8 +321,11 @@ class Trainer:
             raise RuntimeError(
                 f"the loss was not a finite number for {self.meter.in_a_row} steps in a row (step "
                 f"{self.step}, "
-                f"loss {self.losses[-1]}); lower learning_rate; "
-                f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved'}"
+                f"loss {self.losses[-1]}); "
+                + (f"the last checkpoint is {last}: go on from it with a lower "
+                   "--train.learning_rate, --resume and --allow-changes; where that fails, remove "
+                   "it, and the one before it is taken" if last else
+                   "lower learning_rate; no checkpoint was saved")
             )
 
     # -- checkpoints -------------------------------------------------------------------------------
@@ -347,9 +354,14 @@ class Trainer:
         """What is saved of the optimizer."""
         return self.optimizer.state_dict()
 
+    def carried_over(self, optimizer: dict, same: bool) -> dict:
+        """What goes on of a saved optimizer's state: nothing of one that shall change."""
+        return optimizer if same else {}
+
     def load_more(self, weights: dict[str, dict], optimizer: dict, folder: object) -> None:
         """On resume: the optimizer's state, and what a subclass adds."""
-        self.optimizer.load_state_dict(optimizer)
+        if optimizer:
+            self.optimizer.load_state_dict(optimizer)
 
     def save(self, name: str | None = None) -> Path:
         """Write a checkpoint of this step, then drop all but the newest `keep_checkpoints`; one
@@ -357,7 +369,7 @@ class Trainer:
         """
         data = {
             "name": self.data_name, "images": len(self.images), "sha256": fingerprint(self.images),
-            "classes": self.classes,
+            "classes": self.classes, "told": self.told,
         }
         state = {
             "step": self.step, "config": self.origin, **self.described(), "data": data,
@@ -392,13 +404,15 @@ class Trainer:
             if part in state:
                 state[part] = settings(**state[part]).model_dump(mode="json")
         kept = average_files(state["train"]["ema"], self.config.ema)
+        if self.config.steps < state["step"]:
+            raise ValueError(f"{folder} is past step {self.config.steps}, where this run shall "
+                             f"end; set train.steps to {state['step']} or more")
         self._check_same_run(state, folder, allow_changes)
         load_weights(self.model, weights["model"], folder)
         for ema, name in zip(self.emas, kept, strict=True):
             load_weights(ema.model, weights[name], folder)
-        # else it shall change: begin with an empty one
-        if state["train"]["optimizer"] == self.config.optimizer:
-            self.load_more(weights, optimizer or {}, folder)
+        same = state["train"]["optimizer"] == self.config.optimizer
+        self.load_more(weights, self.carried_over(optimizer or {}, same), folder)
         self.step = state["step"]
         if self.config.precision == "auto":  # else what is asked for wins
             self.precision = state["precision"]
@@ -407,11 +421,15 @@ class Trainer:
     def _check_same_run(self, state: dict, folder: object, allow_changes: bool) -> None:
         free = self.free | {"ema"}  # an average no longer wanted may go; see average_files
         now = {
-            **self.described(), "data": {"pictures": fingerprint(self.images)},
+            **self.described(),
+            "data": {"pictures": fingerprint(self.images), "labels or captions": self.told},
             "train": self.config.model_dump(mode="json", exclude=free),
         }
         for part, value in json.loads(json.dumps(now)).items():  # as a checkpoint holds it
-            saved = state.get(part, {}) if part != "data" else {"pictures": state[part]["sha256"]}
+            saved = state.get(part, {})
+            if part == "data":  # older checkpoints do not say what was told of the pictures
+                saved = {"pictures": saved["sha256"],
+                         "labels or captions": saved.get("told", self.told)}
             if part == "autoencoder":  # its name may change, and how it paints; its latents not
                 value, saved = ({"sha256": each.get("sha256")} for each in (value, saved))
             names = sorted(value.keys() | saved.keys() - free)
@@ -433,9 +451,13 @@ def check_run(config: TrainConfig, model: nn.Module, processes: int) -> None:
     """Raises ValueError for settings that this network or this number of processes cannot be
     trained with.
     """
-    if config.augment and getattr(model, "augment_dim", 0) != MOVES:
-        raise ValueError(f"augment is {config.augment}, but the network cannot be told of it; "
-                         f"set the model's augment_dim to {MOVES}")
+    dim = getattr(model, "augment_dim", None)
+    if config.augment and dim is None:
+        raise ValueError(f"augment is {config.augment}, but it is for networks that draw; set it "
+                         "to 0")
+    if dim not in (None, 0, MOVES) or config.augment and dim != MOVES:
+        raise ValueError(f"augment is {config.augment}, and the model's augment_dim {dim}; a "
+                         f"network that is told of it needs augment_dim {MOVES}, others 0")
     if config.augment and config.focus_weight != 1:
         raise ValueError("focus is a place in the picture, and augment moves pictures about; leave "
                          "one of them out")
@@ -445,6 +467,13 @@ def check_run(config: TrainConfig, model: nn.Module, processes: int) -> None:
             "processes with "
             f"accumulate {config.accumulate}; make it a multiple of {slices}"
         )
+
+
+def told_of(labels: Tensor | None, captions: Sequence[str], attributes: Tensor | None) -> str:
+    """sha256 of what a network is told of its pictures; "" if nothing."""
+    parts = [fingerprint(rows) for rows in (labels, attributes) if rows is not None]
+    words = json.dumps([*parts, *captions])
+    return sha256(words.encode()).hexdigest() if parts or captions else ""
 
 
 def focus_map(config: TrainConfig, size: Sequence[int], device: torch.device) -> Tensor | None:

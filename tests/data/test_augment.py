@@ -89,5 +89,5 @@ def test_training_tells_the_network_and_resumes_exactly(toy_images, tmp_path):
 
 
 def test_a_network_that_cannot_be_told_is_refused(toy_images):
-    with pytest.raises(ValueError, match="augment_dim to 5"):
+    with pytest.raises(ValueError, match="needs augment_dim 5"):
         trainer(toy_images, unet(augment_dim=0))

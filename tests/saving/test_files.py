@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from diffusion_lib.saving.files import tidy, whole
 
@@ -90,3 +92,16 @@ def test_a_file_system_that_flushes_no_folders_is_no_full_disk(
     with refuses(OSError, "step", os.strerror(number)):
         write(tmp_path / "step", "c", "d")
     assert tree(tmp_path) == {"step/0": "a", "step/1": "b"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600)])
+def test_files_have_the_mode_that_the_user_asks_for(mask, mode, tmp_path):
+    before = os.umask(mask)
+    try:
+        with whole(tmp_path / "weights.safetensors") as temporary:
+            save_file({"a": torch.zeros(1)}, temporary)
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == mode

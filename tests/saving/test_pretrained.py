@@ -104,7 +104,8 @@ def test_the_last_of_many_averages_is_the_one_with_the_largest_number(tmp_path: 
 
 
 def test_a_network_that_is_refused_as_a_start_changes_nothing() -> None:
-    model, other = UNet(channels=8, channel_mults=[1, 2], attention=[False] * 2), UNet(channels=16, channel_mults=[1], attention=[False])
+    model = UNet(channels=8, channel_mults=[1, 2], attention=[False] * 2)
+    other = UNet(channels=16, channel_mults=[1], attention=[False])
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     with pytest.raises(ValueError, match="have their like"):
         pretrained.start_from(model, other)

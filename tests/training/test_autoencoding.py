@@ -86,6 +86,15 @@ def test_other_settings_of_the_loss_are_refused_on_resume(tmp_path):
         trainer(tmp_path, loss=LossConfig(noise=0.3)).resume()
 
 
+def test_the_critic_goes_on_where_the_optimizer_changes(tmp_path):
+    before = trainer(tmp_path, optimizer="muon").fit(4)
+    after = trainer(tmp_path, optimizer="adamw").resume(allow_changes=True)
+    for (name, old), new in zip(before.critic.state_dict().items(),
+                                after.critic.state_dict().values(), strict=True):
+        assert torch.equal(old, new), name
+    assert after.critic_optimizer.state_dict()["state"] and not after.optimizer.state
+
+
 def test_learns_to_copy():
     t = trainer(steps=40, loss=LossConfig(), learning_rate=3e-3, batch_size=8).fit()
     assert sum(t.losses[-5:]) < 0.6 * sum(t.losses[:5])
@@ -138,6 +147,11 @@ def test_encoded_once_with_mirror_images(run, tmp_path):
     assert torch.equal(again, latents)
 
 
+def test_an_autoencoder_in_training_mode_encodes_nothing(run):
+    with pytest.raises(ValueError, match="training mode"):
+        encode_set(load_data("toycats:16", 32), settled(run).train())
+
+
 def test_a_stale_set_is_refused(run, tmp_path):
     data, model, file = load_data("toycats:16", 32), settled(run), tmp_path / "z.safetensors"
     encode_set(data, model, file=file)
@@ -175,6 +189,15 @@ def test_training_in_latents_and_drawing(run, tmp_path):
     assert pictures.shape == (3, 3, 32, 32)
     one = sample(trained.ema_model, trained.diffusion, 1, steps=4, seed=2, autoencoder=model)
     torch.testing.assert_close(one[0], pictures[2], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("flag, value", [
+    ("--features", "inception"), ("--sampler", "nosuch"), ("--steps", 4), ("--guidance", 3),
+    ("--judge", "nope"), ("--class", "cat"), ("--prompt", "a cat"), ("--seed", 7)])
+def test_what_an_autoencoders_evaluation_would_not_look_at_is_refused(run, flag, value, capsys):
+    given = ["evaluate", run, "--data", "toycats:16", "--n", 20, flag, value]
+    assert main([str(each) for each in given]) == 2
+    assert f"{flag} has no effect here" in capsys.readouterr().err
 
 
 def test_command_line_from_pictures_to_pictures(tmp_path, capsys, monkeypatch):

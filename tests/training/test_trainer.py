@@ -582,13 +582,13 @@ def test_too_many_nan_steps_end_the_run_naming_the_last_good_checkpoint(
 ) -> None:
     t = trainer(model=NotANumber(range(5, 100)), max_nonfinite_steps=3, steps=50, out=tmp_path)
     with refuses(
-        RuntimeError, "3 steps in a row", "step 7", "lower learning_rate", "step_00000006"
+        RuntimeError, "3 steps in a row", "step 7", "lower --train.learning_rate", "step_00000003"
     ):
         t.fit()
     _, weights, _ = load_checkpoint(newest_checkpoint(tmp_path))
     assert all(torch.isfinite(w["weight"]).all() for w in weights.values())
-    # steps 5 and 6 were skipped: still the weights of step 4
-    assert weights["model"]["weight"] == t.model.weight.detach()
+    # step 6 was a bad one, and what precedes a bad one may be bad, too: nothing was saved there
+    assert [each.name for each in sorted((tmp_path / "checkpoints").iterdir())] == ["step_00000003"]
     with refuses(RuntimeError, "lower learning_rate", "no checkpoint was saved"):
         trainer(model=NotANumber(range(100)), max_nonfinite_steps=2).fit()
 
@@ -974,3 +974,29 @@ def test_sigterm_saves_and_ends_cleanly(tmp_path: Path) -> None:
         and load_checkpoint(newest_checkpoint(tmp_path))[0]["step"] == step
     )
     assert CsvLog.read(tmp_path / "log.csv")[-1]["step"] == str(step)
+
+
+def test_other_labels_for_the_same_pictures_are_refused_on_resume(trainer, toy_images, tmp_path):
+    model = {"num_classes": 2}
+    labels = torch.arange(len(toy_images)) % 2
+
+    def of(labels: torch.Tensor) -> Trainer:
+        data = ImageData(toy_images, labels)
+        return trainer(model=tiny_unet(**model), data=data, out=tmp_path)
+
+    of(labels).fit(3)
+    with pytest.raises(ValueError, match="another data .labels or captions differ"):
+        of(1 - labels).resume()
+    assert of(1 - labels).resume(allow_changes=True).step == of(labels).resume().step == 3
+    path = newest_checkpoint(tmp_path) / "state.json"
+    state = json.loads(path.read_text())
+    del state["data"]["told"]  # as older checkpoints are
+    path.write_text(json.dumps(state))
+    assert of(1 - labels).resume().step == 3
+
+
+def test_a_run_that_is_past_its_end_is_refused(trainer, tmp_path):
+    trainer(out=tmp_path).fit()
+    assert trainer(out=tmp_path).resume().step == 6
+    with pytest.raises(ValueError, match="past step 4.*6 or more"):
+        trainer(out=tmp_path, steps=4).resume(allow_changes=True)
