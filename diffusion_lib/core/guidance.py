@@ -113,7 +113,7 @@ def across(difference: Tensor, x0_hat: Tensor) -> Tensor:
     return difference - length * along
 
 
-# Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.4
+# Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.4
 def rescaled(answer: Tensor, good: Tensor, share: float) -> Tensor:
     """An answer (B, C, H, W) brought to the standard deviation of `good`, by a share from 0 to 1.
     """
