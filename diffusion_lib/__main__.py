@@ -239,6 +239,9 @@ def autoencoder_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]
     from .measuring.metrics import in_colour
     from .training.callbacks import ReconstructionGrid
 
+    if config.loss.decoder_only and not config.init:
+        raise ValueError("loss.decoder_only keeps the encoder as it is, and this one would have "
+                         "learnt nothing; name a trained autoencoder: --init NAME_OR_RUN")
     model = lib.Autoencoder(**config.model.model_dump())
     start(model, config, resume, None)
     data = lib.load_data(config.data, model.image_size, channels=model.in_channels)

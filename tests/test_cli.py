@@ -591,3 +591,9 @@ def test_resuming_nothing_reads_no_pictures(config, tmp_path, capsys, monkeypatc
     given = ["train", "--config", config, "--out", tmp_path / "typo", "--resume"]
     assert main([str(each) for each in given]) == 2
     assert "no checkpoint in" in capsys.readouterr().err and not (tmp_path / "typo").exists()
+
+
+def test_a_decoder_alone_needs_an_encoder_that_has_learnt(tmp_path, capsys):
+    given = ["train", "--config", "catfaces_decoder", "--init", "", "--out", tmp_path / "x"]
+    assert main([str(each) for each in given]) == 2
+    assert "name a trained autoencoder" in capsys.readouterr().err
