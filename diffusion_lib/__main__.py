@@ -651,7 +651,7 @@ def evaluate_autoencoder(a: Namespace) -> None:
     from .measuring.report import held_out_of, shuffled
 
     check_unused(a, "an autoencoder draws nothing by itself", {
-        "checkpoint", "data", "held_out", "n", "json"})
+        "checkpoint", "data", "held_out", "n", "json", *(["device"] if a.device == "cpu" else [])})
     autoencoder, held_out = lib.load_autoencoder(a.checkpoint), held_out_of(a.data, a.held_out)
     warn_of_learnt(a, autoencoder.card)
     pictures = shuffled(lib.load_data(held_out, autoencoder.image_size,

@@ -290,7 +290,8 @@ def check_dropped(model: Model, scale: float, several: bool) -> None:
     if (scale != 1 or several) and getattr(model, "label_drop", None) == 0:
         raise ValueError(f"{'also=' if several else f'scale {scale}'} needs the network's answer "
                          "without a class, which it never learnt: it was trained with label_drop "
-                         "0; use scale 1, or train it with --train.label_drop 0.1")
+                         "0; ask for one thing at scale 1, or train it with "
+                         "--train.label_drop 0.1")
 
 
 def check_labels(labels: Tensor, classes: int | None) -> None:

@@ -33,7 +33,8 @@ def whole(path: Path | str) -> Iterator[Path]:
         os.umask(mask := os.umask(0o077))  # there is no way to ask without setting
         for written in (temporary, *temporary.rglob("*")):
             if written.is_file():  # safetensors makes files that only their owner can read
-                written.chmod(0o666 & ~mask)
+                with contextlib.suppress(OSError):  # some shares know no modes
+                    written.chmod(0o666 & ~mask)
             fsync(written)
         if temporary.is_dir() and path.is_dir():  # a full folder cannot be renamed onto
             os.replace(path, old)

@@ -695,7 +695,7 @@ def test_bad_guidance_is_refused(refuses):
     with refuses(ValueError, "also=", "label_drop 0"):
         guided(never, 0, 1, also=[1])
     for scale in (0, 0.5, 3):
-        with refuses(ValueError, f"scale {scale}", "label_drop 0", "use scale 1"):
+        with refuses(ValueError, f"scale {scale}", "label_drop 0", "one thing at scale 1"):
             guided(never, 0, scale)
     for scale in (-1, -0.001, float("nan"), float("inf")):
         with refuses(ValueError, str(scale), "0 or more", "1 asks for it"):

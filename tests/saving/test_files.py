@@ -105,3 +105,13 @@ def test_files_have_the_mode_that_the_user_asks_for(mask, mode, tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == mode
+
+
+def test_where_modes_are_unknown_files_are_written_all_the_same(tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    with whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("kept")
+    assert (tmp_path / "a.txt").read_text() == "kept"
