@@ -123,16 +123,17 @@ def test_two_processes_train_what_one_trains_and_either_goes_on_with_the_others_
 
 
 def test_two_processes_train_a_decoder_alone(tmp_path: Path) -> None:
-    path = tmp_path / "decoder.yaml"
-    path.write_text("""
+    text = """
 kind: autoencoder
 data: toycats:16
 model: {image_size: 16, channels: 8, channel_mults: [1, 2], norm_num_groups: 4, latent_channels: 2}
-loss: {decoder_only: true}
 train: {steps: 2, batch_size: 4, precision: float32, device: cpu, log_every: 1, ema: [0.05]}
-""")
-    for processes in (1, 2):
-        done = train(processes, path, tmp_path / str(processes))
+"""
+    both, alone = tmp_path / "both.yaml", tmp_path / "decoder.yaml"
+    both.write_text(text)
+    alone.write_text(f"{text}loss: {{decoder_only: true}}\ninit: {tmp_path / 'first'}\n")
+    for processes, path, name in ((1, both, "first"), (1, alone, "1"), (2, alone, "2")):
+        done = train(processes, path, tmp_path / name)
         assert done.returncode == 0, done.stderr
     one, two = (weights(tmp_path / name, 2, "model") for name in "12")
     assert (one - two).abs().max() < 1e-4
