@@ -81,7 +81,7 @@ class AutoencoderTrainer(Trainer):
             places = torch.ones_like(x[:, :1]) if self.places is None else self.places.expand(
                 len(x), 1, -1, -1)
             y, x, places = windows(self.step, y, x, places)
-            losses = multiscale_l1(places * y, places * x)
+            losses = PIXELS[c.pixels](y, x, places)
             if c.perceptual:
                 losses = losses + c.perceptual * distances(self.features(y), self.features(x))
             if c.ripple:
@@ -155,15 +155,31 @@ def windows(step: int, *pictures: Tensor) -> list[Tensor]:
     return [each[..., rows, columns] for each in pictures]
 
 
-def multiscale_l1(y: Tensor, x: Tensor, scales: int = 4) -> Tensor:
+def negative_psnr(y: Tensor, x: Tensor, places: Tensor | float = 1.0) -> Tensor:
+    """Minus the peak signal-to-noise ratio of each picture (B, 3, H, W) in [-1, 1], in tens of
+    decibels: (B,). A picture that is nearly right pulls as hard as one that is not, as its measure
+    asks; 1e-6 under the logarithm (60 dB) keeps a perfect one finite.
+
+    places: how much each pixel counts, (B, 1, H, W) of mean 1.
+    """
+    return ((places * (y - x).square()).mean((1, 2, 3)) / 4 + 1e-6).log10()
+
+
+def multiscale_l1(y: Tensor, x: Tensor, places: Tensor | float = 1.0, scales: int = 4) -> Tensor:
     """Mean |y - x| of each picture (B, 3, H, W), summed over `scales` sizes, each half the one
     before: (B,). Coarse errors count more than by pixels alone.
+
+    places: how much each pixel counts, (B, 1, H, W) of mean 1.
     """
+    y, x = places * y, places * x
     losses = (y - x).abs().mean((1, 2, 3))
     for _ in range(scales - 1):
         y, x = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2)
         losses = losses + (y - x).abs().mean((1, 2, 3))
     return losses
+
+
+PIXELS = {"l1": multiscale_l1, "psnr": negative_psnr}
 
 
 def ripples(pictures: Tensor) -> Tensor:

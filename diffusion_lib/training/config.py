@@ -161,6 +161,7 @@ AutoencoderModelConfig: Any = create_model(
 class LossConfig(Settings):
     """What a decoded picture is asked for, beside being like the picture in its pixels."""
 
+    pixels: Literal["l1", "psnr"] = "l1"  # distance of pictures at four sizes, or the PSNR itself
     noise: Weight = 0.1  # spread of what is added to latents, whose own spread is 1
     perceptual: Weight = 0.0  # to be alike in the classifier's features
     adversarial: Weight = 0.0  # to please the critic
