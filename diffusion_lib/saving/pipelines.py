@@ -6,6 +6,7 @@ memory. diffusers is imported only when needed.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -48,11 +49,13 @@ def load_pipeline(
     check_pipeline(folder, revision)
     check_room(folder, memory, half)
     diffusers = needed("diffusers", "a StableDiffusionPipeline")
+    kept = [f.name for part, pattern in WEIGHTS.items()
+            for f in whole_weights(folder / part, pattern)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # recent ones call torch_dtype dtype
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             folder, torch_dtype=torch.bfloat16 if half else torch.float32, local_files_only=True,
-            use_safetensors=True, safety_checker=None, feature_extractor=None,
+            use_safetensors=True, variant="fp16" if ".fp16." in "".join(kept) else None, safety_checker=None, feature_extractor=None,
             requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -133,30 +136,36 @@ def whole_weights(folder: Path, pattern: str) -> list[Path]:
     return [f for f in files if ".fp16." not in f.name] or files
 
 
-def check_whole_file(file: Path) -> None:
-    """Raises ValueError for a safetensors file that is shorter than its first bytes say."""
+def check_whole_file(file: Path) -> int:
+    """How many numbers a safetensors file holds. Raises ValueError for one that is shorter than its
+    first bytes say.
+    """
     size = file.stat().st_size
     with file.open("rb") as content:
         start = content.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         told = content.read(length) if length < size else b""
     try:
-        ends = [entry["data_offsets"][1] for name, entry in json.loads(told).items()
-                if name != "__metadata__"]
-        needed = 8 + length + max(ends, default=0)
+        entries = [entry for name, entry in json.loads(told).items() if name != "__metadata__"]
+        needed = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
+        numbers = sum(math.prod(entry["shape"]) for entry in entries)
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is damaged or cut short ({size:,} bytes); download it "
                          "again") from None
     if size != needed:
         raise ValueError(f"{file} is cut short: {size:,} of {needed:,} bytes are there; download "
                          "it again")
+    return numbers
 
 
 def check_room(folder: Path, memory: int | None = None, half: bool = False) -> None:
-    """Raises ValueError where the weights do not fit into the memory that is free, with numbers."""
-    stored = sum(file.stat().st_size for part, pattern in WEIGHTS.items()
-                 for file in whole_weights(folder / part, pattern))
-    needed, free = stored * ROOM / (2 if half else 1), free_memory() if memory is None else memory
+    """Raises ValueError where the weights do not fit into the memory that is free, with numbers:
+    2 or 4 bytes a weight, however they are stored.
+    """
+    weights = sum(check_whole_file(file) for part, pattern in WEIGHTS.items()
+                  for file in whole_weights(folder / part, pattern))
+    needed = weights * (2 if half else 4) * ROOM
+    free = free_memory() if memory is None else memory
     if free is not None and needed > free:
         more = "" if half else "; half=True halves it"
         raise ValueError(f"{folder} needs about {needed / 1e9:.1f} GB of memory and "

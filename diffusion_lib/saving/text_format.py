@@ -25,6 +25,7 @@ from .diffusers_format import (
     to_diffusers_unet,
 )
 from .files import whole
+from .pipelines import check_whole_file
 from .stable_diffusion import to_clip_text, to_clip_tokenizer
 
 UNET = "UNet2DConditionModel"
@@ -62,12 +63,19 @@ def load_text_unet(folder: Path | str) -> tuple[TextUNet, GaussianDiffusion]:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; export the model again")
     told = read_json(folder / EXTRA)
+    if missing := {"patch_size", "text"} - told.keys():
+        raise ValueError(f"{folder / EXTRA} does not say {' and '.join(sorted(missing))}; export "
+                         "the model again")
+    check_whole_file(needed[1])
     unet = from_diffusers_unet(_read_unet(folder / "unet", UNET), patch_size=told["patch_size"])
     model = TextUNet(unet.config, TextConfig(**told["text"]))
     model.unet.load_state_dict(unet.state_dict())
     weights = {name.removeprefix("text_model."): value
                for name, value in load_file(needed[1]).items()}
     table = "embeddings.token_embedding.weight"  # theirs has rows for pieces of words, too
+    if table not in weights:
+        raise ValueError(f"{needed[1]} holds no {table}, so it is no text encoder of ours; export "
+                         "the model again")
     rows = len(model.text_encoder.embeddings["token_embedding"].weight)
     load_weights(model.text_encoder, {**weights, table: weights[table][:rows]}, folder)
     return model.eval(), _from_scheduler(needed[2])

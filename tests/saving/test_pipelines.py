@@ -107,6 +107,24 @@ def test_too_little_memory_and_disk(whole: Path, tmp_path: Path, monkeypatch) ->
         pipelines.check_disk(usage.free + 1, tmp_path, "sd2")
 
 
+def test_half_precision_alone(whole: Path, tmp_path: Path, monkeypatch) -> None:
+    """A folder that holds nothing but float16 is loaded; in float32 it needs as much room as any.
+    """
+    small = tmp_path / "half"
+    load_pipeline(whole).to(torch.float16).save_pretrained(small, variant="fp16")
+    loaded, plain = load_pipeline(small), load_pipeline(whole)
+    assert loaded.unet.dtype == torch.float32
+    for ours, theirs in zip(loaded.unet.parameters(), plain.unet.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+    weights = sum(p.numel() for part in (plain.unet, plain.vae, plain.text_encoder)
+                  for p in part.parameters())
+    for folder in (whole, small):
+        pipelines.check_room(folder, int(5.3 * weights))  # 4 bytes a weight, and room beside
+        for half, bytes_each in ((False, 5.0), (True, 2.5)):
+            with pytest.raises(ValueError, match="are free"):
+                pipelines.check_room(folder, int(bytes_each * weights), half)
+
+
 def test_a_download_that_fails(monkeypatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from references import pictures, random_unet
+from safetensors.torch import save_file
 
 from diffusion_lib.core.diffusion import GaussianDiffusion
 from diffusion_lib.core.schedules import make_betas
@@ -11,7 +12,7 @@ from diffusion_lib.core.text import TextConfig, TextUNet, words_of
 from diffusion_lib.core.transformer import Text
 from diffusion_lib.core.unet import UNetConfig
 from diffusion_lib.data.toycats import ToyCats
-from diffusion_lib.saving.diffusers_format import from_diffusers_unet
+from diffusion_lib.saving.diffusers_format import EXTRA, from_diffusers_unet
 from diffusion_lib.saving.pretrained import load_model
 from diffusion_lib.saving.text_format import save_text_unet
 
@@ -77,7 +78,21 @@ def test_a_lacking_part_is_named(tmp_path, refuses):
     save_text_unet(model, GaussianDiffusion(make_betas("cosine", 1000)), tmp_path / "out")
     with refuses(ValueError, "not empty"):
         save_text_unet(model, GaussianDiffusion(make_betas("cosine", 1000)), tmp_path / "out")
-    (tmp_path / "out/text_encoder/model.safetensors").unlink()
+    weights, told = tmp_path / "out/text_encoder/model.safetensors", tmp_path / "out" / EXTRA
+    kept, words = weights.read_bytes(), told.read_text()
+    weights.write_bytes(kept[:-100])
+    with refuses(ValueError, "model.safetensors", "cut short"):
+        load_model(tmp_path / "out")
+    save_file({"text_model.other": torch.zeros(1)}, weights)
+    with refuses(ValueError, "holds no embeddings.token_embedding.weight", "export"):
+        load_model(tmp_path / "out")
+    weights.write_bytes(kept)
+    told.write_text(words.replace("patch_size", "patch"))
+    with refuses(ValueError, EXTRA, "does not say patch_size", "export"):
+        load_model(tmp_path / "out")
+    told.write_text(words)
+    load_model(tmp_path / "out")
+    weights.unlink()
     with refuses(FileNotFoundError, "text_encoder", "export"):
         load_model(tmp_path / "out")
     assert random_unet(image_size=16, channels=8).config.cross_attention_dim is None
