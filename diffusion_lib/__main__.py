@@ -209,6 +209,7 @@ def diffusion_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
     """(the Trainer of a diffusion model, in pixels or in latents, its classes in words)."""
     from .training.callbacks import SampleGrid
     from .training.distributed import Ranks
+    from .training.trainer import check_run
 
     model: Any = lib.UNet(**config.model.model_dump())
     autoencoder = lib.load_autoencoder(config.autoencoder) if config.autoencoder else None
@@ -217,17 +218,18 @@ def diffusion_trainer(config: Any, out: Path, resume: bool) -> tuple[Any, str]:
     shown = autoencoder or model
     data = lib.load_data(config.data, shown.image_size, channels=shown.in_channels,
                          exclude=config.exclude)
-    if autoencoder:
-        ranks = Ranks(config.train.device)
-        out.mkdir(parents=True, exist_ok=True)
-        with ranks.first_one_first():  # it encodes, the others read what it wrote
-            data = lib.encode_set(data, autoencoder.to(ranks.device), mirrored=config.train.flip,
-                                  file=out / "latents.safetensors", progress=sys.stderr.isatty())
     if width := model.config.cross_attention_dim:
         settings = {**config.text.model_dump(), "width": width}
         model = lib.TextUNet(model.config, {"words": lib.words_of(data.captions), **settings})
     model = start(model, config, resume, lambda it: it.model)
     names = class_names(data, model.num_classes)
+    if autoencoder:
+        ranks = Ranks(config.train.device)
+        check_run(config.train, model, ranks.count, autoencoder.latent_shape[1:], latents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        with ranks.first_one_first():  # it encodes, the others read what it wrote
+            data = lib.encode_set(data, autoencoder.to(ranks.device), mirrored=config.train.flip,
+                                  file=out / "latents.safetensors", progress=sys.stderr.isatty())
     return lib.Trainer(
         model, config.diffusion.build(), data, config.train, out=out, autoencoder=autoencoder,
         callbacks=[SampleGrid(config.train.sample_every)], notes=notes_of(config, data, names),
@@ -316,16 +318,18 @@ def class_names(data: Any, count: int | None) -> str:
     return ", ".join(f"{i} {shown(name)}" for i, name in enumerate(data.classes)) if count else ""
 
 
-def plot_log(run: Path) -> None:
-    """The loss of a run's log.csv, as loss.png beside it."""
+def plot_log(run: Path) -> Any:
+    """The loss of a run's log.csv, as loss.png beside it; returns the figure."""
     from .lessons.plots import running_mean
     from .training.run_folder import CsvLog
 
     log = CsvLog.read(run / "log.csv")
     steps, losses = ([float(row[column]) for row in log] for column in ("step", "loss"))
     curve = lib.plot_curves({"loss": (steps, running_mean(losses, 50))}, xlabel="training step",
-                        ylabel="loss (mean of the last 50 rows of log.csv)", logy=True)
+                        ylabel="loss (mean of the last 50 rows of log.csv)",
+                        logy=min(losses) > 0)  # a loss by PSNR is negative
     curve.savefig(run / "loss.png", dpi=100)
+    return curve
 
 
 # -- sample, evaluate, export ----------------------------------------------------------------------

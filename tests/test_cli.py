@@ -22,7 +22,7 @@ from diffusion_lib import (
     cosine_beta_schedule,
     load_model,
 )
-from diffusion_lib.__main__ import main, parser, settle_sampler
+from diffusion_lib.__main__ import main, parser, plot_log, settle_sampler
 from diffusion_lib.training.run_folder import RunLock
 
 ROOT = Path(__file__).parents[1]
@@ -381,6 +381,28 @@ def test_a_grey_autoencoder_is_trained_and_measured(tmp_path: Path, capsys) -> N
           "--out", tmp_path / "run")
     works("evaluate", tmp_path / "run", "--data", f"folder:{real}#train", "--n", 20)
     assert "PSNR" in capsys.readouterr().out
+
+
+def test_what_latents_cannot_have_is_refused_before_they_are_encoded(tmp_path: Path, capsys) -> None:
+    real = pictures(tmp_path / "real", 8)
+    run = tmp_path / "run"
+    train = ["train", "--config", "catfaces128", "--data", f"folder:{real}", "--out", run]
+    for setting, said in ((["--train.augment", 0.1], "it is for pixels"),
+                          (["--train.batch_size", 8, "--train.accumulate", 3], "shared evenly"),
+                          (["--init", "cats32"], "")):
+        assert said in fails(capsys, *train, *setting)
+        assert not (run / "latents.safetensors").exists()
+
+
+def test_a_loss_below_zero_is_drawn(tmp_path: Path, capsys) -> None:
+    """A PSNR as a loss is negative, which a logarithmic axis cannot show."""
+    real = pictures(tmp_path / "real", 8)
+    small = ["--model.image_size", 32, "--model.channels", 8, "--model.norm_num_groups", 4,
+             "--batch-size", 4, "--steps", 2, "--loss.pixels", "psnr"]
+    works("train", "--config", "catfaces_autoencoder", *small, "--data", f"folder:{real}",
+          "--out", tmp_path / "run")
+    assert (tmp_path / "run/loss.png").exists()
+    assert plot_log(tmp_path / "run").axes[0].get_yscale() == "linear"
 
 
 def test_classes_have_names(config: Path, tmp_path: Path, capsys) -> None:

@@ -77,9 +77,6 @@ class Trainer:
         images = data if isinstance(data, Tensor) else data.images
         labels: Any = None if isinstance(data, Tensor) else getattr(data, "labels", None)
         check_fit(images, labels, model)
-        if config.augment and images.is_floating_point():
-            raise ValueError(f"augment is {config.augment}, but a latent that is shifted or turned "
-                             "is not the latent of such a picture; it is for pixels, set it to 0")
         self.captions: Sequence[str] = getattr(data, "captions", ())
         self.attributes: Tensor | None = getattr(data, "attributes", None)
         self.reads = hasattr(model, "read")
@@ -88,7 +85,7 @@ class Trainer:
         if self.reads:  # each can be read: refused now, not after an hour
             model.read(sorted(set(self.captions)))
         self.ranks = Ranks(config.device)
-        check_run(config, model, self.ranks.count)
+        check_run(config, model, self.ranks.count, images.shape[-2:], images.is_floating_point())
         self.device = self.ranks.device
         self.precision = (
             probe_autocast(self.device) if config.precision == "auto" else config.precision
@@ -447,10 +444,15 @@ class Trainer:
                 )
 
 
-def check_run(config: TrainConfig, model: nn.Module, processes: int) -> None:
-    """Raises ValueError for settings that this network or this number of processes cannot be
-    trained with.
+def check_run(config: TrainConfig, model: nn.Module, processes: int, size: Sequence[int],
+              latents: bool) -> None:
+    """Raises ValueError for settings that this network, this number of processes, or pictures (or
+    latents) of `size` (H, W) cannot be trained with.
     """
+    if config.augment and latents:
+        raise ValueError(f"augment is {config.augment}, but a latent that is shifted or turned "
+                         "is not the latent of such a picture; it is for pixels, set it to 0")
+    focus_map(config, size, torch.device("cpu"))
     dim = getattr(model, "augment_dim", None)
     if config.augment and dim is None:
         raise ValueError(f"augment is {config.augment}, but it is for networks that draw; set it "
