@@ -641,6 +641,10 @@ def evaluate_prompts(a: Namespace, trained: Any, network: Any) -> None:
     """Count how often drawn cats look as their captions asked."""
     from .measuring.prompts import agreement
 
+    flags = {action.dest for action in a.command._actions}
+    check_unused(a, "each drawing is compared with its caption, by a reader of drawings; --data "
+                 "folder:PATH compares with pictures",
+                 flags - {"held_out", "features", "judge", "called"})
     measures = agreement(draw(a, network, trained.diffusion), asked_cats(a, trained).attributes)
     kept = ("checkpoint", "sampler", "steps", "spacing", "seed", "guidance", "guidance_interval")
     write_json(a, {name: getattr(a, name) for name in kept}, measures)

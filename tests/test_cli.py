@@ -566,6 +566,9 @@ def test_flags_of_guides_and_models_that_read(capsys, tmp_path):
               "--steps", 2, "--json", tmp_path / f"{i}.json", *more)
         found.append(json.loads((tmp_path / f"{i}.json").read_text())["measures"])
     assert found[0] == found[1] != found[2]
+    for flag in (["--features", "catface"], ["--called", "dog"], ["--held-out", "toycats"]):
+        assert f"{flag[0]} has no effect here" in fails(capsys, "evaluate", "toytext32", "--data",
+                                                        "toycats", "--n", 20, *flag)
 
 
 def test_a_card_says_how_its_model_draws(capsys, tmp_path):

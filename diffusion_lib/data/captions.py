@@ -3,6 +3,7 @@
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def _read(path: Path, files: Sequence[Path]) -> dict[Path, str]:
 def from_table(table: Path, files: Mapping[str, Path]) -> dict[Path, str]:
     """Rows file,caption as file -> caption; files by their paths in the folder."""
     told: dict[Path, str] = {}
+    # an accent is one letter in one system's file names and two in another's table
+    files = {unicodedata.normalize("NFC", name): file for name, file in files.items()} | dict(files)
     rows = csv.reader(io.StringIO(text_of(table, lines=True)))
     if (head := [each.strip() for each in next(rows, [])]) != ["file", "caption"]:
         raise ValueError(f"the first line of {table} is {','.join(head)!r}; it must be "
@@ -72,13 +75,13 @@ def from_table(table: Path, files: Mapping[str, Path]) -> dict[Path, str]:
             raise ValueError(f"line {rows.line_num} of {table} has {len(row)} columns, not 2; put "
                              "a caption with a comma in double quotes")
         name, caption = row[0].strip(), " ".join(row[1].split())
-        if name not in files:
+        if (file := files.get(name) or files.get(unicodedata.normalize("NFC", name))) is None:
             raise ValueError(f"line {rows.line_num} of {table} names {name!r}, and there is no "
                              "such picture; give its path in the folder")
-        if files[name] in told:
+        if file in told:
             raise ValueError(f"line {rows.line_num} of {table} names {name!r} a second time; keep "
                              "one")
-        told[files[name]] = caption
+        told[file] = caption
     return told
 
 

@@ -2,6 +2,7 @@
 in one line.
 """
 
+import unicodedata
 import warnings
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_a_table(folder):
         data = load(folder)
         assert data.captions == ("a cat, first", "a second cat", "a third cat")
         assert data.images[:, 0, 0, 0].tolist() == [100, 140, 180] and data.skipped == ()
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_accent_written_in_two_ways_is_one_name(folder, forms):
+    """macOS may write it as two letters in the file's name, a table holds it as one."""
+    there, told = (unicodedata.normalize(form, "kätzchen.png") for form in forms)
+    (folder / "b.png").rename(folder / there)
+    (folder / "captions.csv").write_text(TABLE.replace("b.png", told), encoding="utf-8")
+    assert "a second cat" in load(folder).captions
 
 
 def test_a_text_for_each(folder):
