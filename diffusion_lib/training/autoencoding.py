@@ -80,8 +80,10 @@ class AutoencoderTrainer(Trainer):
             y = self.network(x, c.noise * batch.noise.to(self.device))
             places = torch.ones_like(x[:, :1]) if self.places is None else self.places.expand(
                 len(x), 1, -1, -1)
-            y, x, places = windows(self.step, y, x, places)
-            losses = PIXELS[c.pixels](y, x, places)
+            whole = y, x, places
+            y, x, places = windows(self.step, *whole)
+            losses = (negative_psnr(*whole) if c.pixels == "psnr" else
+                      multiscale_l1(y, x, places))
             if c.perceptual:
                 losses = losses + c.perceptual * distances(self.features(y), self.features(x))
             if c.ripple:
@@ -140,19 +142,19 @@ def check_critic(critic: nn.Module, pictures: Tensor) -> None:
 
 
 def windows(step: int, *pictures: Tensor) -> list[Tensor]:
-    """Pictures (B, C, H, W) a little smaller, by 8 px at most: which rows and columns they lose
-    goes with the step.
+    """Pictures (B, C, H, W) a little larger, by 8 px at most: how much of that is added above and
+    how much below, left and right, goes with the step; it mirrors what lies inside.
 
     Losses halve a picture again and again, from its upper left corner on, and a decoder learns
-    where their cells meet: a grid. Seen through another window each step, no line is an edge.
+    where their cells meet: a grid. Seen at another place each step, no line is an edge. (Nothing
+    may be cut off instead: what is rarely seen, at the rim, is painted badly.)
     """
     height, width = pictures[0].shape[-2:]
     cells = min(8, height // 8, width // 8) // 2 * 2  # even: pictures are folded 2 × 2
     if cells < 2:
         return list(pictures)
     top, left = divmod(11 * step % cells**2, cells)
-    rows, columns = slice(top, top + height - cells), slice(left, left + width - cells)
-    return [each[..., rows, columns] for each in pictures]
+    return [F.pad(each, (left, cells - left, top, cells - top), "reflect") for each in pictures]
 
 
 def negative_psnr(y: Tensor, x: Tensor, places: Tensor | float = 1.0) -> Tensor:
@@ -177,9 +179,6 @@ def multiscale_l1(y: Tensor, x: Tensor, places: Tensor | float = 1.0, scales: in
         y, x = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2)
         losses = losses + (y - x).abs().mean((1, 2, 3))
     return losses
-
-
-PIXELS = {"l1": multiscale_l1, "psnr": negative_psnr}
 
 
 def ripples(pictures: Tensor) -> Tensor:

@@ -299,14 +299,35 @@ def test_command_line_from_pictures_to_pictures(tmp_path, capsys, monkeypatch):
     says(["sample", "lat", "--grid", "g.png"], "autoencoder ae, which is not there")
 
 
-def test_the_loss_looks_through_another_window_each_step():
+def test_the_loss_sees_the_picture_at_another_place_each_step():
     picture = torch.arange(32.0 * 32).view(1, 1, 32, 32)
-    corners = {tuple(each[0, 0, 0, 0].item() for each in windows(step, picture, picture + 0.5))
-               for step in range(16)}
-    assert corners == {(32.0 * y + x, 32.0 * y + x + 0.5) for y in range(4) for x in range(4)}
+    places = set()
+    for step in range(16):
+        seen, other = windows(step, picture, picture + 0.5)
+        assert torch.equal(other, seen + 0.5) and seen.shape == (1, 1, 36, 36)
+        assert seen.unique().numel() == 32 * 32  # the whole picture is there
+        places.add(tuple((seen[0, 0] == 33).nonzero()[-1].tolist()))
+    assert len(places) == 16
     shapes = {windows(step, torch.zeros(1, 1, 128, 128))[0].shape for step in range(64)}
-    assert shapes == {(1, 1, 120, 120)}
-    assert windows(3, torch.zeros(1, 1, 8, 8))[0].shape[-1] == 8  # too small to lose any
+    assert shapes == {(1, 1, 136, 136)}
+    assert windows(3, torch.zeros(1, 1, 8, 8))[0].shape[-1] == 8  # too small
+
+
+@pytest.mark.parametrize("loss", [
+    LossConfig(), LossConfig(pixels="psnr"), LossConfig(perceptual=1.0), LossConfig(ripple=1.0),
+    LossConfig(adversarial=1.0, matching=1.0, critic_from=0.0)])
+def test_the_rim_is_learnt_like_the_middle(loss):
+    """No step leaves a row or a column of the pictures out of its loss."""
+    for step in range(3):
+        t = trainer(loss=loss)
+        t.step, kept = step, []
+        forward = t.model.decode
+        t.model.decode = lambda z, f=forward, k=kept: k.append(f(z)) or k[-1]
+        batch = t.batches.draw(step)
+        losses = t.loss(batch)
+        pulls = torch.autograd.grad(losses.sum(), kept[0])[0].abs().sum((0, 1))
+        for line in (pulls[0], pulls[-1], pulls[:, 0], pulls[:, -1]):
+            assert line.mean() > 0.3 * pulls.mean()
 
 
 def test_a_second_pass_of_the_decoder_leaves_the_latents_alone():
@@ -396,10 +417,11 @@ def test_the_focus_counts_in_a_copy_too(pixels, measured):
     batch = t.batches.draw(0)
     with torch.no_grad():
         asked, x = t.loss(batch), t.pictures(batch)
-        y, x = windows(0, t.model(x, loss.noise * batch.noise), x)
-    rows = torch.full((32, 1), 0.5)  # 24 rows count 1 and 8 count 5, over their mean of 2
-    rows[8:16] = 2.5
-    seen = rows[: x.shape[2]]
+        rows = torch.full((1, 1, 32, 32), 0.5)  # 24 rows count 1 and 8 count 5, over their mean
+        rows[:, :, 8:16] = 2.5
+        y, seen = t.model(x, loss.noise * batch.noise), rows.expand(len(x), -1, -1, -1)
+    if pixels == "l1":  # at a place that goes with the step
+        y, x, seen = windows(0, y, x, seen)
     torch.testing.assert_close(asked, measured(y, x, seen))
     assert not torch.allclose(asked, measured(y, x), rtol=0.01)
 
