@@ -383,7 +383,7 @@ def test_a_grey_autoencoder_is_trained_and_measured(tmp_path: Path, capsys) -> N
     assert "PSNR" in capsys.readouterr().out
 
 
-def test_what_latents_cannot_have_is_refused_before_they_are_encoded(tmp_path: Path, capsys) -> None:
+def test_what_latents_cannot_have_is_refused_before_encoding(tmp_path: Path, capsys) -> None:
     real = pictures(tmp_path / "real", 8)
     run = tmp_path / "run"
     train = ["train", "--config", "catfaces128", "--data", f"folder:{real}", "--out", run]

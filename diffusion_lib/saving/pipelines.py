@@ -55,7 +55,8 @@ def load_pipeline(
         warnings.simplefilter("ignore", FutureWarning)  # recent ones call torch_dtype dtype
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             folder, torch_dtype=torch.bfloat16 if half else torch.float32, local_files_only=True,
-            use_safetensors=True, variant="fp16" if ".fp16." in "".join(kept) else None, safety_checker=None, feature_extractor=None,
+            variant="fp16" if ".fp16." in "".join(kept) else None, use_safetensors=True,
+            safety_checker=None, feature_extractor=None,
             requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
