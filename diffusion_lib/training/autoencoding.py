@@ -137,7 +137,7 @@ def check_critic(critic: nn.Module, pictures: Tensor) -> None:
             critic(windows(0, pictures)[0])
     except RuntimeError as error:
         raise ValueError(f"pictures of {pictures.shape[-1]} px are too small for the critic, or "
-                         "cannot be folded as it does; use 24 px or more, a multiple of 8, or "
+                         "cannot be folded as it does; use 16 px or more, a multiple of 8, or "
                          "loss.adversarial 0 and loss.matching 0") from error
 
 
